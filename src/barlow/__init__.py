@@ -1,0 +1,1 @@
+"""Self-supervised learning by redundancy reduction: Barlow Twins and Mixed Barlow Twins."""
