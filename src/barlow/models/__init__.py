@@ -1,0 +1,17 @@
+"""Encoders, stems, projectors, and the encoder on disk."""
+
+from barlow.models.encoders import Architecture, Encoder, build_encoder
+from barlow.models.files import backbone_weights, load_encoder, save_encoder
+from barlow.models.preprocess import Preprocess
+from barlow.models.projectors import build_projector
+
+__all__ = [
+    "Architecture",
+    "Encoder",
+    "Preprocess",
+    "backbone_weights",
+    "build_encoder",
+    "build_projector",
+    "load_encoder",
+    "save_encoder",
+]

@@ -1,0 +1,278 @@
+"""The settings of a pretraining run: one tree of frozen dataclasses, its JSON, and its flat keyword form.
+
+The command line, `barlow.pretrain(...)` and `config.json` are all made from these classes, so a field is
+declared, documented and defaulted here and nowhere else. `None` means: worked out from the data or from
+other settings, printed, and written to `run.json`.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_args, get_origin, get_type_hints
+
+from barlow.errors import InputError, suggest
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is read, and how much of it is kept aside."""
+
+    image_size: int | None = None
+    """side of the views, in pixels"""
+    channels: int | None = None
+    """channels to read (1 = grayscale, 3 = RGB)"""
+    mean: tuple[float, ...] | None = None
+    """mean per channel, pixels on 0 to 1"""
+    std: tuple[float, ...] | None = None
+    """standard deviation per channel, pixels on 0 to 1"""
+    split: str | None = None
+    """part of the data to train on, where it has parts (train, unlabeled, ...)"""
+    holdout: float = 0.1
+    """share of the samples never trained on, for k-NN and held-out loss (at most 2,000 samples)"""
+    workers: int | None = None
+    """processes that decode images; 0 decodes in the main process"""
+    cache: str = "auto"
+    """keep decoded images: auto, memory, disk, or none"""
+
+
+@dataclass(frozen=True)
+class ViewsConfig:
+    """How two views of a sample are made."""
+
+    recipe: str = "auto"
+    """augmentation recipe by name, or a TOML file"""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Encoder and projector."""
+
+    encoder: str = "resnet18"
+    """timm model name, or resnet10-narrow, resnet1d, mlp"""
+    stem: str = "auto"
+    """first layers: small (3x3, no pooling), standard, or auto (small up to 64 pixels)"""
+    projector: tuple[int, ...] = (1024, 1024)
+    """widths of the projector's layers; the last is the width D of the embedding"""
+    activation_checkpointing: bool = False
+    """recompute activations in the backward pass: less memory, about a third more time"""
+    ema: float | None = None
+    """decay of an averaged copy of the encoder, which is then what is evaluated and exported"""
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """What is minimised."""
+
+    method: str = "barlow-twins"
+    """barlow-twins (arXiv 2103.03230) or mixed-barlow-twins (arXiv 2312.02151)"""
+    lambd: float | None = None
+    """weight of the off-diagonal terms; 1/128 up to D = 2048, .0051 above"""
+    lambd_reg: float = 4.0
+    """weight of the mixing terms, in units of lambd"""
+    mix_alpha: float = 1.0
+    """mixing weight a ~ Beta(alpha, alpha)"""
+    mix_per_sample: bool = False
+    """draw one mixing weight per sample instead of one per batch"""
+    form: str = "auto"
+    """how the loss is computed: gram (N x N), correlation (D x D), or auto (the cheaper)"""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How the weights move."""
+
+    optimizer: str = "adamw"
+    """adamw, adam, sgd, or lars (the paper's)"""
+    lr: float | None = None
+    """peak learning rate for a global batch of 256, scaled with the batch; LARS: the paper's table"""
+    lr_biases: float | None = None
+    """the same for biases and norms; LARS .0048, else as lr"""
+    weight_decay: float = 1e-6
+    """weight decay; never on biases and norms"""
+    warmup_epochs: float = 10.0
+    """linear warm-up, in epochs (at most a tenth of the run)"""
+    clip: float | None = None
+    """largest norm of the gradient"""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How long, how much at once, and on what."""
+
+    epochs: int = 100
+    """passes over the data"""
+    batch_size: int = 256
+    """samples per step, over all ranks"""
+    seed: int = 0
+    """seed of weights, order, views and mixing"""
+    device: str = "auto"
+    """cpu, cuda, mps, or auto"""
+    precision: str = "auto"
+    """float32, bfloat16, or auto (bfloat16 where the hardware has it); the loss is always float32"""
+    compile: bool = False
+    """compile the network with torch.compile"""
+    micro_batch: str | None = None
+    """samples per forward pass with the exact large-batch gradient: a number, or auto"""
+    fsdp: bool = False
+    """shard weights, gradients and optimizer state over the ranks (FSDP2)"""
+
+
+@dataclass(frozen=True)
+class OutputConfig:
+    """What is written, and how often."""
+
+    log_every: int = 10
+    """steps between logged lines"""
+    validate_every: int | None = None
+    """epochs between validations (k-NN, held-out loss, rank); about ten a run"""
+    checkpoint_minutes: float = 5.0
+    """minutes between checkpoints; one is also written at the end and on a signal"""
+    checkpoint_steps: int | None = None
+    """steps between checkpoints, instead of minutes"""
+    keep_checkpoints: int = 2
+    """checkpoints kept"""
+    trackers: tuple[str, ...] = ()
+    """also log to wandb, mlflow"""
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """All settings of `barlow pretrain`."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+
+    def __post_init__(self) -> None:
+        _validate(self)
+
+
+def leaves(config: PretrainConfig | None = None) -> Iterator[tuple[str, str, Any]]:
+    """Every leaf as (section, name, value); the names are unique over the sections."""
+    config = config or PretrainConfig()
+    for section in dataclasses.fields(config):
+        part = getattr(config, section.name)
+        for leaf in dataclasses.fields(part):
+            yield section.name, leaf.name, getattr(part, leaf.name)
+
+
+def config_from_settings(settings: Mapping[str, Any], base: PretrainConfig | None = None) -> PretrainConfig:
+    """`base` with flat settings such as `epochs=10` laid over it; InputError names an unknown one."""
+    section_of = {name: section for section, name, _ in leaves()}
+    for name in settings:
+        if name not in section_of:
+            raise InputError(f"unknown setting '{name}'. {suggest(name, section_of)}")
+    nested = config_to_dict(base or PretrainConfig())
+    for name, value in settings.items():
+        nested[section_of[name]][name] = value
+    return config_from_dict(nested)
+
+
+def config_to_dict(config: PretrainConfig) -> dict[str, dict[str, Any]]:
+    """Plain values for JSON."""
+    return dataclasses.asdict(config)
+
+
+def config_from_dict(values: Mapping[str, Any]) -> PretrainConfig:
+    """Read back strictly: an unknown or missing field, or a value of the wrong type, is an InputError."""
+    sections = get_type_hints(PretrainConfig)
+    _same_names("config", values, sections)
+    return PretrainConfig(**{name: _section(kind, name, values[name]) for name, kind in sections.items()})
+
+
+def _section(kind: type, name: str, values: Mapping[str, Any]) -> Any:
+    hints = get_type_hints(kind)
+    _same_names(name, values, hints)
+    return kind(**{key: _coerce(f"{name}.{key}", hint, values[key]) for key, hint in hints.items()})
+
+
+def _same_names(where: str, values: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    unknown, missing = sorted(set(values) - set(expected)), sorted(set(expected) - set(values))
+    if unknown:
+        raise InputError(f"{where} has an unknown field '{unknown[0]}'. {suggest(unknown[0], expected)}")
+    if missing:
+        raise InputError(f"{where} lacks the field '{missing[0]}'")
+
+
+def _coerce(where: str, hint: Any, value: Any) -> Any:
+    """JSON has lists for tuples, and people write 1 for 1.0; nothing else is converted."""
+    options = get_args(hint) if get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    if value is None and type(None) in options:
+        return None
+    kind = next(option for option in options if option is not type(None))
+    if get_origin(kind) is tuple and isinstance(value, list | tuple):
+        return tuple(_coerce(where, get_args(kind)[0], item) for item in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is str and where.endswith("micro_batch") and isinstance(value, int):
+        return str(value)
+    if get_origin(kind) is not tuple and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    raise InputError(f"{where} must be {getattr(kind, '__name__', kind)}, got {value!r}")
+
+
+METHODS = ("barlow-twins", "mixed-barlow-twins")
+CHOICES: dict[str, tuple[str, ...]] = {
+    "method": METHODS,
+    "form": ("auto", "gram", "correlation"),
+    "stem": ("auto", "small", "standard"),
+    "optimizer": ("adamw", "adam", "sgd", "lars"),
+    "precision": ("auto", "float32", "bfloat16"),
+    "cache": ("auto", "memory", "disk", "none"),
+}
+LOWEST: dict[str, float] = {
+    "image_size": 2,
+    "channels": 1,
+    "holdout": 0,
+    "workers": 0,
+    "lambd": 0,
+    "lambd_reg": 0,
+    "lr": 0,
+    "lr_biases": 0,
+    "weight_decay": 0,
+    "warmup_epochs": 0,
+    "epochs": 1,
+    "batch_size": 2,
+    "log_every": 1,
+    "validate_every": 1,
+    "checkpoint_steps": 1,
+    "keep_checkpoints": 1,
+}
+ABOVE_ZERO = ("mix_alpha", "clip", "checkpoint_minutes")
+
+
+def _validate(config: PretrainConfig) -> None:
+    for _, name, value in leaves(config):
+        if value is None:
+            continue
+        if name in CHOICES and value not in CHOICES[name]:
+            raise InputError(f"unknown {name} '{value}'. {suggest(value, CHOICES[name])}")
+        if name in LOWEST and not value >= LOWEST[name]:
+            raise InputError(f"{flag(name)} must be {LOWEST[name]:g} or more, got {value}")
+        if name in ABOVE_ZERO and not value > 0:
+            raise InputError(f"{flag(name)} must be more than 0, got {value}")
+    _validate_shares(config)
+
+
+def _validate_shares(config: PretrainConfig) -> None:
+    if config.data.holdout > 0.5:
+        raise InputError(f"--holdout must be at most .5, got {config.data.holdout}")
+    if config.model.ema is not None and not 0 < config.model.ema < 1:
+        raise InputError(f"--ema must lie between 0 and 1, got {config.model.ema}")
+    if not config.model.projector or min(config.model.projector) < 2:
+        widths = list(config.model.projector)
+        raise InputError(f"--projector widths must be 2 or more, got {widths}; try --projector 1024 1024")
+    micro = config.training.micro_batch
+    if micro is not None and micro != "auto" and not (micro.isdigit() and int(micro) >= 2):
+        raise InputError(f"--micro-batch must be a number of 2 or more, or auto, got '{micro}'")
+
+
+def flag(name: str) -> str:
+    """The command-line spelling of a setting."""
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,122 @@
+"""The encoder on disk: weights in safetensors, everything else in a JSON beside them; strict both ways."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from barlow.errors import InputError
+from barlow.models.encoders import Architecture, Encoder, build_encoder
+from barlow.models.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from barlow.run import Run
+
+WEIGHTS, FACTS = "encoder.safetensors", "encoder.json"
+FORMAT = 1
+
+
+def save_encoder(encoder: Encoder, preprocess: Preprocess, folder: Path, **facts: Any) -> str:
+    """Write `encoder.safetensors` and `encoder.json` into `folder`; returns the SHA-256 of the weights file.
+
+    `facts` (method, data set, epochs, ...) are kept in the JSON as they are.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / (WEIGHTS + ".tmp")
+    save_file(backbone_weights(encoder), temporary)
+    digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
+    described = {
+        "format": FORMAT,
+        "architecture": encoder.architecture.to_dict(),
+        "feature_dim": encoder.feature_dim,
+        "preprocess": preprocess.to_dict(),
+        "sha256": digest,
+        "facts": facts,
+    }
+    (folder / (FACTS + ".tmp")).write_text(json.dumps(described, indent=2))
+    temporary.replace(folder / WEIGHTS)
+    (folder / (FACTS + ".tmp")).replace(folder / FACTS)
+    return digest
+
+
+def backbone_weights(encoder: Encoder) -> dict[str, Tensor]:
+    """The backbone's state under its own key names (timm's, for timm models), contiguous on the CPU."""
+    state = encoder.backbone.state_dict()
+    return {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
+
+
+def load_encoder(source: "Run | str | Path", module: nn.Module | None = None) -> Encoder:
+    """An encoder in eval mode with `.feature_dim`, `.preprocess` and `.facts`.
+
+    `source` is a run, a run folder, a folder with the two files, or the `.safetensors` file itself. An encoder
+    that was the caller's own module needs that `module` (its weights are overwritten). Loading is strict: any
+    missing or unexpected key, or weights that do not match their recorded hash, raise InputError.
+    """
+    weights = _weights_file(source)
+    described = _read_facts(weights.with_name(FACTS) if weights.name == WEIGHTS else weights.with_suffix(".json"))
+    architecture = Architecture(**described["architecture"])
+    encoder = _rebuild(architecture, described, module)
+    _load_strictly(encoder.backbone, _read_weights(weights, described["sha256"]), weights)
+    encoder.preprocess = Preprocess.from_dict(described["preprocess"])
+    encoder.facts = {**described["facts"], "sha256": described["sha256"]}
+    return encoder.eval()
+
+
+def _weights_file(source: "Run | str | Path") -> Path:
+    path = Path(source) if isinstance(source, str | Path) else source.path
+    weights = path / WEIGHTS if path.is_dir() else path
+    if not weights.is_file():
+        raise InputError(f"no encoder at {path}: expected a run folder or a .safetensors file")
+    return weights
+
+
+def _read_facts(path: Path) -> dict[str, Any]:
+    try:
+        described: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path.name} is missing beside the weights in {path.parent}; keep the two together") from None
+    except ValueError:
+        raise InputError(f"{path} is not valid JSON; export the encoder again") from None
+    if described.get("format") != FORMAT:
+        raise InputError(f"{path} has format {described.get('format')}, this version reads {FORMAT}")
+    return described
+
+
+def _read_weights(path: Path, expected: str) -> Mapping[str, Tensor]:
+    if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+        raise InputError(f"{path} is not the file its JSON describes (SHA-256 differs); copy both again")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise InputError(f"{path} is not a readable safetensors file: {error}") from None
+
+
+def _rebuild(architecture: Architecture, described: Mapping[str, Any], module: nn.Module | None) -> Encoder:
+    if architecture.name == "custom":
+        if module is None:
+            raise InputError("this encoder was the caller's own module; pass it as load_encoder(..., module=...)")
+        return Encoder(module, architecture, described["feature_dim"])
+    if module is not None:
+        raise InputError(f"this encoder is '{architecture.name}', built by name; leave out `module`")
+    return build_encoder(
+        architecture.name,
+        channels=architecture.channels,
+        image_size=architecture.image_size,
+        stem=architecture.stem,
+    )
+
+
+def _load_strictly(backbone: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    expected = backbone.state_dict()
+    missing, unexpected = sorted(set(expected) - set(weights)), sorted(set(weights) - set(expected))
+    if missing or unexpected:
+        raise InputError(f"{path} does not fit the encoder: missing {missing[:3]}, unexpected {unexpected[:3]}")
+    wrong = [key for key, value in weights.items() if value.shape != expected[key].shape]
+    if wrong:
+        raise InputError(f"{path} does not fit the encoder: other shapes for {wrong[:3]}")
+    backbone.load_state_dict(weights, strict=True)

@@ -1,0 +1,100 @@
+"""From a stored image to what an encoder reads: resize, centre crop, normalise. It travels with the weights."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from barlow.errors import InputError, suggest
+
+INTERPOLATIONS = ("bicubic", "bilinear")
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """The deterministic transform of evaluation and deployment.
+
+    `mean` and `std` are per channel, on the scale of `pixel / scale` (0 to 1 for 8-bit images).
+    Signals and table rows have no geometry: `image_size` is then 0 and only the normalisation is applied.
+    """
+
+    image_size: int
+    """side of the square handed to the encoder, in pixels; 0 for signals and tables"""
+    channels: int
+    """number of input channels"""
+    mean: tuple[float, ...]
+    """mean per channel"""
+    std: tuple[float, ...]
+    """standard deviation per channel"""
+    resize: int = 0
+    """length of the shorter side before the centre crop, in pixels; 0 means `image_size`"""
+    interpolation: str = "bicubic"
+    """bicubic or bilinear, antialiased"""
+    scale: float = 255.0
+    """what a stored value is divided by first: 255 for 8-bit images, 1 for float sources"""
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in INTERPOLATIONS:
+            hint = suggest(self.interpolation, INTERPOLATIONS)
+            raise InputError(f"unknown interpolation '{self.interpolation}'. {hint}")
+        if len(self.mean) != self.channels or len(self.std) != self.channels:
+            raise InputError(
+                f"mean and std need one value per channel: {self.channels} channels, "
+                f"{len(self.mean)} means, {len(self.std)} standard deviations"
+            )
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        """Normalised float32 `[B, C, image_size, image_size]` of `[B, C, H, W]` (or one `[C, H, W]`) stored values.
+
+        Raises InputError when the channel count differs from the encoder's.
+        """
+        batched = batch if batch.ndim > 3 or self.image_size == 0 else batch[None]
+        if batched.shape[1] != self.channels:
+            raise InputError(f"the encoder reads {self.channels} channels, got {batched.shape[1]}")
+        fitted = self.fit(batched)
+        shape = (1, self.channels) + (1,) * (fitted.ndim - 2)
+        mean = torch.tensor(self.mean, device=batch.device).view(shape)
+        std = torch.tensor(self.std, device=batch.device).view(shape)
+        return (fitted.float() / self.scale - mean) / std
+
+    def fit(self, batch: Tensor) -> Tensor:
+        """`[B, C, image_size, image_size]` by resizing the shorter side and cropping the centre; same value type."""
+        if self.image_size == 0 or batch.shape[-2:] == (self.image_size, self.image_size):
+            return batch
+        height, width = batch.shape[-2:]
+        factor = (self.resize or self.image_size) / min(height, width)
+        size = [max(self.image_size, round(side * factor)) for side in (height, width)]
+        resized = functional.interpolate(batch.float(), size, mode=self.interpolation, antialias=True)
+        if batch.dtype == torch.uint8:
+            resized = resized.round().clamp(0, 255).to(torch.uint8)
+        top, left = ((side - self.image_size) // 2 for side in resized.shape[-2:])
+        return resized[..., top : top + self.image_size, left : left + self.image_size]
+
+    def image(self, image: Image.Image | str | Path) -> Tensor:
+        """`[1, C, image_size, image_size]` of one PIL image or image file, for 1, 3 or 4 channels."""
+        modes = {1: "L", 3: "RGB", 4: "RGBA"}
+        if self.channels not in modes:
+            raise InputError(f"a PIL image has 1, 3 or 4 channels, this encoder reads {self.channels}")
+        opened = Image.open(image) if isinstance(image, str | Path) else image
+        array = np.array(opened.convert(modes[self.channels]))
+        stored = torch.from_numpy(array).view(*array.shape[:2], self.channels).permute(2, 0, 1)
+        return self(stored if self.scale == 255.0 else stored.float() / 255.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Preprocess":
+        """Read back strictly; raises InputError on an unknown or missing field."""
+        names = {field.name for field in fields(cls)}
+        if set(values) != names:
+            raise InputError(f"preprocessing fields differ from what is expected: {sorted(set(values) ^ names)}")
+        tuples = {"mean": tuple(values["mean"]), "std": tuple(values["std"])}
+        return cls(**{**values, **tuples})

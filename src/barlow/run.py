@@ -1,0 +1,111 @@
+"""The run folder: the only interface between commands.
+
+config.json          the settings, as given
+run.json             what was worked out (images, sizes, statistics, recipe), the environment, and the status
+metrics.jsonl        one line per logged step, epoch and validation
+checkpoints/         last.pt and the ones kept before it
+encoder.safetensors  the weights, with encoder.json: architecture and preprocessing
+health.json          the latest label-free diagnostics
+evaluations/         one JSON per protocol and data set
+report.html          the page
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from barlow.config import PretrainConfig, config_from_dict
+from barlow.errors import InputError
+from barlow.models import Encoder, load_encoder
+
+CONFIG, FACTS, METRICS, HEALTH = "config.json", "run.json", "metrics.jsonl", "health.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder that exists. Reading is lazy: every property looks at the disk again."""
+
+    path: Path
+
+    def __init__(self, path: "str | Path | Run") -> None:
+        folder = Path(path.path if isinstance(path, Run) else path)
+        if not (folder / CONFIG).is_file():
+            raise InputError(
+                f"{folder} is not a run folder (no {CONFIG}); create one with `barlow pretrain DATA --out {folder}`"
+            )
+        object.__setattr__(self, "path", folder)
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.resolve().name
+
+    @property
+    def config(self) -> PretrainConfig:
+        """The settings of the run, read back strictly."""
+        return config_from_dict(read_json(self.path / CONFIG))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What was worked out from the data, the environment, and the status (running, finished, ...)."""
+        return read_json(self.path / FACTS) if (self.path / FACTS).exists() else {}
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics_file(self) -> Path:
+        """The file of `metrics`."""
+        return self.path / METRICS
+
+    def metrics(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl, or those of one kind (step, epoch, validation); a torn last line is left out."""
+        if not self.metrics_file.exists():
+            return []
+        lines = self.metrics_file.read_text().splitlines(keepends=True)
+        parsed = [json.loads(line) for line in lines if line.endswith("\n")]
+        return [line for line in parsed if kind is None or line["kind"] == kind]
+
+    def health(self) -> dict[str, Any]:
+        """The latest label-free diagnostics; empty when none were made."""
+        return read_json(self.path / HEALTH) if (self.path / HEALTH).exists() else {}
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Every saved evaluation, by file name."""
+        return [read_json(file) for file in sorted((self.path / "evaluations").glob("*.json"))]
+
+    def save_evaluation(self, result: Mapping[str, Any]) -> Path:
+        """Write one result as `evaluations/<protocol>-<data>.json`, replacing an earlier one of the same name."""
+        stem = "-".join(re.sub(r"[^A-Za-z0-9._]+", "-", str(result[key])).strip("-.") for key in ("protocol", "data"))
+        file = self.path / "evaluations" / f"{stem}.json"
+        write_json(file, result)
+        return file
+
+    def encoder(self) -> Encoder:
+        """The trained encoder, in eval mode."""
+        return load_encoder(self.path)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object; InputError when the file is not one."""
+    try:
+        value = json.loads(file.read_text())
+    except ValueError:
+        raise InputError(f"{file} is not valid JSON; the run folder is damaged") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{file} does not hold a JSON object; the run folder is damaged")
+    return value
+
+
+def write_json(file: Path, value: Mapping[str, Any]) -> None:
+    """Write an object so that a reader sees the old file or the new one, never a part."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    temporary.replace(file)
