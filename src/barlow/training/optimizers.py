@@ -1,0 +1,174 @@
+"""What turns gradients into steps: LARS as Barlow Twins used it, and torch's fused AdamW, Adam and SGD."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from barlow.errors import InputError, suggest
+
+OPTIMIZERS = ("lars", "adamw", "adam", "sgd")
+FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")  # where torch has fused Adam, AdamW and SGD
+
+
+class LARS(Optimizer):
+    """Layer-wise adaptive rate scaling (arXiv 1708.03888) with the semantics of Barlow Twins' released code.
+
+    For a weight p with gradient g:  d = g + weight_decay * p;  d *= eta * ||p|| / ||d||  (1 where a norm is 0);
+    mu = momentum * mu + d;  p -= lr * mu. Biases and norms (at most one dimension) skip decay and adaptation.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        weight_decay: float = 0.0,
+        momentum: float = 0.9,
+        eta: float = 0.001,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "eta": eta})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            trained = [p for p in group["params"] if p.grad is not None]
+            weights = [p for p in trained if p.ndim > 1]
+            others = [p for p in trained if p.ndim <= 1]
+            self._move(weights, _adapted(weights, group["weight_decay"], group["eta"]), group)
+            self._move(others, [_local(p.grad) for p in others], group)
+        return loss
+
+    def _move(self, parameters: list[Tensor], directions: list[Tensor], group: dict[str, Any]) -> None:
+        if not parameters:
+            return
+        momenta = [_local(self._momentum(p)) for p in parameters]
+        torch._foreach_mul_(momenta, group["momentum"])
+        torch._foreach_add_(momenta, directions)
+        torch._foreach_add_([_local(p) for p in parameters], momenta, alpha=-group["lr"])
+
+    def _momentum(self, parameter: Tensor) -> Tensor:
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        buffer: Tensor = state["momentum_buffer"]
+        return buffer
+
+
+def _adapted(weights: list[Tensor], weight_decay: float, eta: float) -> list[Tensor]:
+    """Decayed gradients scaled to `eta` times the norm of their weight, one trust ratio per tensor, no host sync."""
+    if not weights:
+        return []
+    gradients = [_local(w.grad) for w in weights if w.grad is not None]
+    updates = list(torch._foreach_add(gradients, [_local(w) for w in weights], alpha=weight_decay))
+    weight_norms = _norms([_local(w) for w in weights], weights)
+    update_norms = _norms(updates, weights)
+    ratios = torch.where(
+        (weight_norms > 0) & (update_norms > 0), eta * weight_norms / update_norms, torch.ones_like(weight_norms)
+    )
+    torch._foreach_mul_(updates, list(ratios.unbind()))
+    return updates
+
+
+def _norms(parts: list[Tensor], wholes: list[Tensor]) -> Tensor:
+    """Norms [K] of K tensors, of which this rank may hold only a shard (FSDP2)."""
+    norms = torch.stack(torch._foreach_norm(parts))
+    if isinstance(wholes[0], DTensor):
+        squares = norms.square()
+        for dim in range(wholes[0].device_mesh.ndim):
+            torch.distributed.all_reduce(squares, group=wholes[0].device_mesh.get_group(dim))
+        return squares.sqrt()
+    return norms
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def parameter_groups(*modules: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """Trainable parameters as "weights" (two or more dimensions) and "biases_and_norms"; a shared one counts once."""
+    unique = dict.fromkeys(p for module in modules for p in module.parameters() if p.requires_grad)
+    return {
+        "weights": [p for p in unique if p.ndim > 1],
+        "biases_and_norms": [p for p in unique if p.ndim <= 1],
+    }
+
+
+def build_optimizer(
+    name: str,
+    groups: Mapping[str, Sequence[nn.Parameter]],
+    *,
+    lr: float,
+    lr_biases: float | None = None,
+    weight_decay: float = 0.0,
+    momentum: float = 0.9,
+) -> Optimizer:
+    """An optimizer over `parameter_groups`, decay on weights only; each group carries its name and `base_lr`.
+
+    name: "lars", "adamw", "adam" or "sgd". lr_biases: rate of the biases and norms, `lr` when None.
+    momentum: of LARS and SGD. Raises InputError for an unknown name or when nothing is trainable.
+    """
+    if not any(groups.values()):
+        raise InputError("nothing to train: no parameter of the given modules requires a gradient.")
+    rates = {"weights": lr, "biases_and_norms": lr if lr_biases is None else lr_biases}
+    decays = {"weights": weight_decay, "biases_and_norms": 0.0}
+    params = [
+        {
+            "params": list(members),
+            "name": group,
+            "lr": rates[group],
+            "base_lr": rates[group],
+            "weight_decay": decays[group],
+        }
+        for group, members in groups.items()
+        if members
+    ]
+    fused = all(p.device.type in FUSED_DEVICES for members in groups.values() for p in members)
+    match name:
+        case "lars":
+            return LARS(params, lr=lr, momentum=momentum)
+        case "adamw":
+            return torch.optim.AdamW(params, lr=lr, fused=fused)
+        case "adam":
+            return torch.optim.Adam(params, lr=lr, fused=fused)
+        case "sgd":
+            return torch.optim.SGD(params, lr=lr, momentum=momentum, fused=fused)
+        case _:
+            raise InputError(f"unknown optimizer '{name}'. {suggest(name, OPTIMIZERS)}")
+
+
+def set_lr(optimizer: Optimizer, multiplier: float) -> None:
+    """Every group's rate becomes its `base_lr` times `multiplier`: the schedule's value at this step."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * multiplier
+
+
+def clip_gradients(optimizer: Optimizer, max_norm: float) -> Tensor:
+    """Scale all gradients in place so that their joint L2 norm is at most `max_norm`; the norm before, on device."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    return torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+
+
+def load_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Load `optimizer.state_dict()` of the same optimizer over the same parameters, or raise InputError."""
+    ours, theirs = optimizer.param_groups, state["param_groups"]
+    if [(g["name"], len(g["params"])) for g in ours] != [(g.get("name"), len(g["params"])) for g in theirs]:
+        raise InputError("the saved optimizer has other parameter groups: resume with the same model and optimizer.")
+    if any(set(a) != set(b) for a, b in zip(ours, theirs, strict=True)):
+        raise InputError("the saved optimizer is of another kind: resume with the optimizer that the run began with.")
+    parameters = [p for group in ours for p in group["params"]]
+    names = [index for group in theirs for index in group["params"]]
+    for parameter, index in zip(parameters, names, strict=True):
+        for key, value in state["state"].get(index, {}).items():
+            if isinstance(value, Tensor) and value.ndim > 0 and value.shape != parameter.shape:
+                raise InputError(
+                    f"saved optimizer state '{key}' has shape {tuple(value.shape)} for a parameter of shape "
+                    f"{tuple(parameter.shape)}: resume with the same model."
+                )
+    optimizer.load_state_dict(state)
