@@ -1,0 +1,277 @@
+"""The exact algebra of cross-correlation losses, without the D x D matrix where that is the dearer way.
+
+With standardised embeddings X_i [N, D], the squared norm of a correlation matrix is also an inner product of Gram matrices,
+
+    || X_i' X_j ||_F^2 = < X_i X_i', X_j X_j' >,
+
+so a loss that needs only such norms and diagonals costs O(N^2 D) work and O(N D + N^2) memory instead of O(N D^2) and O(D^2).
+docs/objective.md has the derivation, the costs and the crossover.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple, cast, get_args
+
+import torch
+from torch import Tensor
+
+from barlow.errors import InputError, suggest
+from barlow.objectives.ranks import Ranks
+
+Form = Literal["auto", "gram", "correlation"]
+
+EPS = 1e-5
+"""Added to the variance inside the square root, as BatchNorm does; a dead feature stays finite."""
+
+BLOCK_BYTES = 2**28
+"""The most memory that the square matrices of one evaluation may take; larger ones are made in blocks, twice."""
+
+MACS_PER_BYTE = 100
+"""Multiply-adds worth one byte sent between ranks: gloo on CPU and NCCL on NVLink are both of this order."""
+
+
+class Correlations(NamedTuple):
+    """What the losses need to know about C_ij = X_i' X_j / N, for the views X_0, X_1, ... in order."""
+
+    diagonal: Tensor
+    """diag(C_01), [D]."""
+    off_diagonal: Tensor
+    """Sum of the squared off-diagonal entries of C_01, a scalar (float64 where the device has it)."""
+    others: Tensor
+    """|| C_ij ||_F^2 for the pairs (0, 2), (0, 3), ..., (1, 2), ... after the first, [pairs - 1]."""
+
+
+def check_form(form: str) -> Form:
+    """`form` itself, or an InputError that names the ones there are."""
+    if form not in get_args(Form):
+        raise InputError(f"Unknown form '{form}'. {suggest(form, get_args(Form))}")
+    return cast(Form, form)
+
+
+def to_compute_dtype(views: Sequence[Tensor]) -> list[Tensor]:
+    """float32, or float64 when any view is: half precision is never the type of the algebra."""
+    double = any(view.dtype == torch.float64 for view in views)
+    return [view.to(torch.float64 if double else torch.float32) for view in views]
+
+
+def exact_matmul(device: torch.device) -> torch.autocast:
+    """A region in which autocast leaves types alone."""
+    return torch.autocast(device_type=device.type, enabled=False)
+
+
+def standardize(z: Tensor, ranks: Ranks) -> Tensor:
+    """Each feature of `z` [n, D] less its mean, over its biased standard deviation, both over the global batch."""
+    return cast(Tensor, _Standardize.apply(z, ranks)[0])
+
+
+def correlate(views: Sequence[Tensor], ranks: Ranks, form: Form = "auto") -> Correlations:
+    """Diagonal and squared norms of the cross-correlations of two or more normalised views, each [n, D].
+
+    Exact in value and gradient in either form; see `Correlations` for what comes back.
+    """
+    if form == "auto":
+        form = cheaper_form(ranks, views[0].shape[1], len(views))
+    return _by_gram(views, ranks) if form == "gram" else _by_correlation(views, ranks)
+
+
+def cheaper_form(ranks: Ranks, dim: int, views: int = 2) -> Form:
+    """The form with less work per rank: multiply-adds of forward and backward, plus the bytes sent."""
+    pairs = views * (views - 1) // 2
+    rows, total, many = max(ranks.rows), ranks.total, ranks.world > 1
+    gram = 2 * views * rows * total * dim + many * MACS_PER_BYTE * 4 * views * total * dim
+    correlation = 3 * pairs * rows * dim**2 + many * MACS_PER_BYTE * 4 * 2 * pairs * dim**2
+    return "gram" if gram < correlation else "correlation"
+
+
+def _by_gram(views: Sequence[Tensor], ranks: Ranks) -> Correlations:
+    rows, total = views[0].shape[0], ranks.total
+    block = _block_length(rows, total, len(views), views[0].element_size())
+    whole = [ranks.gather(view) for view in views] if ranks.world > 1 else []
+    diagonal, norms, *_ = _GramTerms.apply(block, len(views), *views, *whole)
+    diagonal, norms = ranks.sum(diagonal) / total, ranks.sum(norms) / total**2
+    return Correlations(diagonal, norms[0] - _wide(diagonal).square().sum(), norms[1:])
+
+
+def _by_correlation(views: Sequence[Tensor], ranks: Ranks) -> Correlations:
+    dim, total = views[0].shape[1], ranks.total
+    pairs = len(views) * (len(views) - 1) // 2
+    block = _block_length(dim, dim, pairs, views[0].element_size())
+    diagonal, norms, *_ = _CorrelationTerms.apply(block, ranks, *views)
+    return Correlations(diagonal / total, norms[0] / total**2, norms[1:] / total**2)
+
+
+def _block_length(rows: int, columns: int, matrices: int, bytes_each: int) -> int:
+    return min(max(1, rows), max(1, BLOCK_BYTES // (matrices * columns * bytes_each)))
+
+
+def _blocks(length: int, block: int) -> Iterator[slice]:
+    return (slice(start, min(start + block, length)) for start in range(0, max(length, 1), block))
+
+
+def _wide(x: Tensor) -> Tensor:
+    """float64 for sums that are about to cancel; Apple's devices have none."""
+    return x if x.device.type == "mps" else x.double()
+
+
+def _inner(x: Tensor, y: Tensor) -> Tensor:
+    """< x, y > of two matrices: rows in the type given, the sum of the rows wide."""
+    return _wide((x * y).sum(dim=1)).sum()
+
+
+class _Standardize(torch.autograd.Function):
+    """BatchNorm without affine. The scale is returned too, so that the backward pass is itself differentiable."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(z: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
+        centred = z - ranks.sum(z.sum(dim=0)) / ranks.total
+        variance = ranks.sum(centred.square().sum(dim=0)) / ranks.total
+        scale = (variance + EPS).rsqrt()
+        return centred * scale, scale
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.ranks = inputs[1]
+        ctx.save_for_backward(*output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, grad_scale: Tensor) -> tuple[Tensor, None]:
+        x, scale = ctx.saved_tensors
+        ranks: Ranks = ctx.ranks
+        shift = ranks.sum(grad.sum(dim=0)) / ranks.total
+        stretch = ranks.sum((grad * x).sum(dim=0) + scale * grad_scale) / ranks.total
+        return torch.addcmul(grad - shift, x, stretch, value=-1) * scale, None
+
+
+class _GramTerms(torch.autograd.Function):
+    """This rank's rows' share of diag(X_0' X_1) and of < X_i X_i', X_j X_j' > for all pairs i < j.
+
+    Takes the block length, the number of views, this rank's rows of each view and, on many ranks, all rows of each view.
+    The terms are symmetric in the samples, so the rows' whole gradient, through all ranks' shares, is computed from the
+    rows' own strip of the Gram matrices, and none is sent. Gram matrices that fit in one block are kept for the backward
+    pass; others are made again there, block by block, as they are when a derivative of the gradient is wanted.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(block: int, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        rows, whole = tensors[:count], tensors[-count:]
+        diagonal = (rows[0] * rows[1]).sum(dim=0)
+        norms, strips = [], []
+        for part in _blocks(len(rows[0]), block):
+            strips = _strips(rows, whole, part)
+            norms.append(torch.stack([_inner(g, h) for g, h in itertools.combinations(strips, 2)]))
+        kept = strips if block >= len(rows[0]) else []
+        return (diagonal, torch.stack(norms).sum(dim=0), *kept)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.block, ctx.count, *tensors = inputs
+        ctx.save_for_backward(*tensors, *output[2:])
+        ctx.mark_non_differentiable(*output[2:])
+        ctx.views = len(tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad_diagonal: Tensor, grad_norms: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        tensors, kept = ctx.saved_tensors[: ctx.views], ctx.saved_tensors[ctx.views :]
+        rows, whole = tensors[: ctx.count], tensors[-ctx.count :]
+        with exact_matmul(rows[0].device):
+            weights = _pair_weights(2 * grad_norms.to(rows[0].dtype), ctx.count)
+            grads: list[list[Tensor]] = [[] for _ in rows]
+            for part in _blocks(len(rows[0]), ctx.block):
+                # The kept strips are constants to autograd: right for a gradient, wrong for its derivative.
+                strips = kept if kept and not torch.is_grad_enabled() else _strips(rows, whole, part)
+                for i in range(ctx.count):
+                    grads[i].append(_mixed(weights[i], strips) @ whole[i])
+            joined = [part[0] if len(part) == 1 else torch.cat(part) for part in grads]
+            joined[0] = torch.addcmul(joined[0], rows[1], grad_diagonal)
+            joined[1] = torch.addcmul(joined[1], rows[0], grad_diagonal)
+        return (None, None, *joined, *[None] * (ctx.views - ctx.count))
+
+
+def _strips(rows: Sequence[Tensor], whole: Sequence[Tensor], part: slice) -> list[Tensor]:
+    return [x[part] @ y.mT for x, y in zip(rows, whole, strict=True)]
+
+
+def _pair_weights(grads: Tensor, count: int) -> list[dict[int, Tensor]]:
+    """For each view i, the weight of the Gram matrix of each other view j in its gradient."""
+    weights: list[dict[int, Tensor]] = [{} for _ in range(count)]
+    for (i, j), grad in zip(itertools.combinations(range(count), 2), grads.unbind(), strict=True):
+        weights[i][j] = weights[j][i] = grad
+    return weights
+
+
+def _mixed(weights: dict[int, Tensor], matrices: Sequence[Tensor]) -> Tensor:
+    (first, weight), *rest = weights.items()
+    total = matrices[first] * weight
+    for j, weight in rest:
+        total = torch.addcmul(total, matrices[j], weight)
+    return total
+
+
+class _CorrelationTerms(torch.autograd.Function):
+    """diag(X_0' X_1) and || X_i' X_j ||_F^2 for all pairs i < j, the first without its diagonal, over all ranks' rows.
+
+    Takes the block length, the ranks and this rank's rows of each view. Matrices that fit in one block are kept for the
+    backward pass. All ranks hold the same matrices afterwards, so the adjoint of their sum is a factor W, and the
+    backward pass sends nothing.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(block: int, ranks: Ranks, *views: Tensor) -> tuple[Tensor, ...]:
+        diagonals, norms, kept = [], [], []
+        for i, j in itertools.combinations(range(len(views)), 2):
+            norm = []
+            for part in _blocks(views[0].shape[1], block):
+                product = ranks.sum(views[i][:, part].mT @ views[j])
+                if (i, j) == (0, 1):
+                    diagonals.append(product.diagonal(offset=part.start).clone())
+                    product = _without_diagonal(product, part)
+                norm.append(_inner(product, product))
+            norms.append(torch.stack(norm).sum())
+            kept.append(product)
+        if block < views[0].shape[1]:
+            kept = []
+        return (torch.cat(diagonals), torch.stack(norms), *kept)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.block, ctx.ranks, *views = inputs
+        ctx.save_for_backward(*views, *output[2:])
+        ctx.mark_non_differentiable(*output[2:])
+        ctx.count = len(views)
+
+    @staticmethod
+    def backward(ctx: Any, grad_diagonal: Tensor, grad_norms: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        views, kept = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
+        if torch.is_grad_enabled():
+            kept = ()
+        with exact_matmul(views[0].device):
+            weights = 2 * ctx.ranks.world * grad_norms.to(views[0].dtype)
+            grad_diagonal = ctx.ranks.world * grad_diagonal
+            grads = [views[1] * grad_diagonal, views[0] * grad_diagonal]
+            grads += [torch.zeros_like(view) for view in views[2:]]
+            for pair, (i, j) in enumerate(itertools.combinations(range(ctx.count), 2)):
+                left = []
+                for part in _blocks(views[0].shape[1], ctx.block):
+                    product = kept[pair] if kept else _product(views, i, j, part, ctx.ranks)
+                    scaled = product * weights[pair]
+                    left.append(views[j] @ scaled.mT)
+                    grads[j] = grads[j] + views[i][:, part] @ scaled
+                grads[i] = grads[i] + (left[0] if len(left) == 1 else torch.cat(left, dim=1))
+        return (None, None, *grads)
+
+
+def _product(views: Sequence[Tensor], i: int, j: int, part: slice, ranks: Ranks) -> Tensor:
+    """Rows `part` of X_i' X_j over all ranks; the first pair's diagonal is zero."""
+    product = ranks.sum(views[i][:, part].mT @ views[j])
+    return _without_diagonal(product, part) if (i, j) == (0, 1) else product
+
+
+def _without_diagonal(product: Tensor, part: slice) -> Tensor:
+    diagonal = product.diagonal(offset=part.start)
+    return product.diagonal_scatter(torch.zeros_like(diagonal), offset=part.start)

@@ -1,0 +1,89 @@
+"""Mixed Barlow Twins: guarding the representation against overfitting (Bandara et al., 2023, arXiv 2312.02151)."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from barlow.objectives.barlow_twins import LAMBD, barlow_twins_terms, check_weight, named_terms
+from barlow.objectives.correlation import Form, check_form, correlate, exact_matmul, standardize, to_compute_dtype
+from barlow.objectives.ranks import share_batch
+
+LAMBD_REG = 4.0
+"""The released small-data weight of the regulariser, relative to lambd."""
+
+
+class MixedBarlowTwinsLoss(nn.Module):
+    """The Barlow Twins loss plus lambd_reg * lambd * (|| C^MA - C^MA_gt ||^2 + || C^MB - C^MB_gt ||^2).
+
+    The third view embeds y_m = a y_A + (1 - a) y_B[p]; were the encoder linear along the mix, its correlations would be
+    C^MA_gt = a Za'Za/N + (1 - a) Zb[p]'Za/N and C^MB_gt = a Za'Zb/N + (1 - a) Zb[p]'Zb/N. With the residual
+    R = Zm - a Za - (1 - a) Zb[p] the two norms are || R'Za ||^2 / N^2 and || R'Zb ||^2 / N^2, which is how they are computed.
+    The gradient flows through every term.
+
+    Args:
+        lambd: weight of the redundancy term.
+        lambd_reg: weight of the regulariser, relative to lambd.
+        form: "correlation" builds D x D matrices, "gram" N x N ones; "auto" takes the cheaper. The value is the same.
+        group: the process group that shares the batch; None is the default group.
+
+    Raises:
+        InputError: for a negative or infinite weight, or an unknown `form`.
+    """
+
+    def __init__(
+        self,
+        lambd: float = LAMBD,
+        lambd_reg: float = LAMBD_REG,
+        form: Form = "auto",
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
+        super().__init__()
+        self.lambd = check_weight("lambd", lambd)
+        self.lambd_reg = check_weight("lambd_reg", lambd_reg)
+        self.form = check_form(form)
+        self.group = group
+
+    def forward(self, z_a: Tensor, z_b: Tensor, z_m: Tensor, mix: Tensor | float, permutation: Tensor) -> Tensor:
+        """The loss of embeddings [n, D] of two views and of their mix; see `terms`."""
+        return self.terms(z_a, z_b, z_m, mix, permutation)["loss"]
+
+    def terms(
+        self, z_a: Tensor, z_b: Tensor, z_m: Tensor, mix: Tensor | float, permutation: Tensor
+    ) -> dict[str, Tensor]:
+        """`loss` and what it is the sum of: `invariance`, `redundancy` and `mix`, weights included.
+
+        Args:
+            z_a, z_b, z_m: embeddings [n, D] of the two views and of the mixed images.
+            mix: the share a of view A in each mix: one number for the batch, or one per sample [n].
+            permutation: p, int64 [n]: mixed image k holds view B of sample p[k] of this rank.
+
+        Raises:
+            InputError: for embeddings that are not three floating-point matrices of one shape on one device, a mix or
+                permutation of another length, fewer than two samples in all, or ranks that disagree; on every rank alike.
+        """
+        ranks = share_batch((z_a, z_b, z_m), self.group, _fault(len(z_a), mix, permutation))
+        with exact_matmul(z_a.device):
+            x_a, x_b, x_m = (standardize(z, ranks) for z in to_compute_dtype((z_a, z_b, z_m)))
+            c = correlate((x_a, x_b, residual(x_a, x_b, x_m, mix, permutation)), ranks, self.form)
+            terms = barlow_twins_terms(c, self.lambd)
+            terms["mix"] = self.lambd_reg * self.lambd * c.others.sum()
+            return named_terms(terms, x_a.dtype)
+
+    def extra_repr(self) -> str:
+        """The settings, for `print(model)`."""
+        return f"lambd={self.lambd}, lambd_reg={self.lambd_reg}, form='{self.form}'"
+
+
+def residual(x_a: Tensor, x_b: Tensor, x_m: Tensor, mix: Tensor | float, permutation: Tensor) -> Tensor:
+    """R = Zm - a Za - (1 - a) Zb[p], [n, D]: how far the mixed view's embeddings are from the mix of the embeddings."""
+    share = torch.as_tensor(mix, dtype=x_a.dtype, device=x_a.device)
+    share = share.unsqueeze(1) if share.ndim else share
+    return x_m - torch.lerp(x_b[permutation], x_a, share)
+
+
+def _fault(rows: int, mix: Tensor | float, permutation: Tensor) -> str:
+    if permutation.shape != (rows,) or permutation.dtype != torch.int64:
+        return f"The permutation must be int64 [{rows}]; received {permutation.dtype} {list(permutation.shape)}."
+    if isinstance(mix, Tensor) and mix.shape not in ((), (rows,)):
+        return f"The mix must be one number or [{rows}]; received {list(mix.shape)}."
+    return ""
