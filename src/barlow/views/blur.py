@@ -1,0 +1,75 @@
+"""Gaussian blur with one width per sample, reflecting at the borders."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_REACH = 4.0  # the kernel ends at 4 sigma, beyond which lies 6e-5 of its mass
+_MATRIX_LIMIT = 64  # pixels: up to here, on a CPU, the matrix product beats the sum over taps
+
+
+def kernel_radius(sigma: float, height: int, width: int) -> int:
+    """Taps on either side of the centre: 4 sigma, less than the image so that it can reflect."""
+    return max(1, min(math.ceil(_REACH * sigma), height - 1, width - 1))
+
+
+def gaussian_blur_(x: Tensor, sigma: Tensor) -> Tensor:
+    """Blur samples [B, C, H, W], in place, by sigma [B] in pixels.
+
+    Equals torchvision's `gaussian_blur` with kernel_size = 2 * ceil(4 sigma) + 1. (Pillow's GaussianBlur is three
+    box blurs that approximate the same.)
+    """
+    if x.device.type == "cpu" and max(x.shape[2:]) > _MATRIX_LIMIT:
+        for image, width in zip(x, sigma.tolist(), strict=True):
+            _blur_taps_(image, width)
+        return x
+    return _blur_matrices_(x, sigma)
+
+
+def _taps(sigma: float, radius: int) -> list[float]:
+    weights = [math.exp(-0.5 * (t / sigma) ** 2) for t in range(radius + 1)]
+    total = weights[0] + 2.0 * sum(weights[1:])
+    return [w / total for w in weights]
+
+
+def _blur_taps_(image: Tensor, sigma: float) -> Tensor:
+    """One image [C, H, W] by shifted sums along each axis: few taps, no zeros multiplied."""
+    _, height, width = image.shape
+    r = kernel_radius(sigma, height, width)
+    taps = _taps(sigma, r)
+    both = torch.empty_like(image)
+    for axis, size, padding in ((2, width, (r, r, 0, 0)), (1, height, (0, 0, r, r))):
+        padded = F.pad(image[None], padding, mode="reflect")[0]
+        torch.mul(padded.narrow(axis, r, size), taps[0], out=image)
+        for t in range(1, r + 1):
+            torch.add(padded.narrow(axis, r - t, size), padded.narrow(axis, r + t, size), out=both)
+            image.add_(both, alpha=taps[t])
+    return image
+
+
+def _blur_matrices_(x: Tensor, sigma: Tensor) -> Tensor:
+    """A batch by two products with banded matrices that have the reflection folded in."""
+    b, c, height, width = x.shape
+    columns = blur_matrix(sigma, width, x)
+    rows = columns if height == width else blur_matrix(sigma, height, x)
+    y = torch.bmm(x.reshape(b, c * height, width), columns.mT).view(b * c, height, width)
+    rows = rows[:, None].expand(b, c, height, height).reshape(b * c, height, height)
+    return x.copy_(torch.bmm(rows, y).view_as(x))
+
+
+def blur_matrix(sigma: Tensor, size: int, like: Tensor) -> Tensor:
+    """[B, size, size]: row i holds the weights with which pixel i of the blurred axis takes the pixels of the axis."""
+    sigma = sigma.to(like.device, torch.float32)[:, None, None]
+    radius = (_REACH * sigma).ceil().clamp(1, size - 1)
+    i = torch.arange(size, device=like.device)[:, None]
+    j = torch.arange(size, device=like.device)[None, :]
+    # pixel j stands for itself and for its mirror images beyond the first and the last pixel, which are not doubled
+    copies = ((i - j, True), (i + j, j > 0), (i + j - 2 * (size - 1), j < size - 1))
+    weight = sum((_gauss(t, sigma, radius) * valid for t, valid in copies), torch.zeros((), device=like.device))
+    return (weight / weight.sum(dim=2, keepdim=True)).to(like.dtype)
+
+
+def _gauss(t: Tensor, sigma: Tensor, radius: Tensor) -> Tensor:
+    return torch.exp(-0.5 * (t / sigma) ** 2) * (t.abs() <= radius)

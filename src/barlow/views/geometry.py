@@ -1,0 +1,200 @@
+"""Where a view lies in its image, and how it is resampled: crop, resize, flips and quarter turns.
+
+Resampling is the antialiased filter of Pillow and torchvision. It is separable, so a crop with resize and flips is
+`rows @ image @ columns.T` with one small interpolation matrix per axis and image. Small images and GPUs take the
+matrices; a large image on a CPU is cut by torch's own banded kernel, which skips the zeros of the matrices.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from barlow.views.random import Stream
+from barlow.views.recipes import ViewRecipe
+
+_TRIES = 10  # as torchvision's RandomResizedCrop, before it falls back to a central crop
+
+
+class Box(NamedTuple):
+    """One view's place in its image, in pixels of the full-size image, and what is done after the cut."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    mirror: bool  # left-right flip
+    upend: bool  # top-bottom flip
+    turns: int  # counter-clockwise quarter turns, after the flips
+    size: int  # height and width of the view
+    interpolation: str  # "bilinear" or "bicubic"
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """The boxes of a batch, one tensor [B] per field of `Box`, on the CPU."""
+
+    top: Tensor
+    left: Tensor
+    height: Tensor
+    width: Tensor
+    mirror: Tensor
+    upend: Tensor
+    turns: Tensor
+    size: int
+    interpolation: str
+
+    def __getitem__(self, index: Tensor) -> "Boxes":
+        fields = (self.top, self.left, self.height, self.width, self.mirror, self.upend, self.turns)
+        return Boxes(*(field[index] for field in fields), self.size, self.interpolation)
+
+    def to_list(self) -> list[Box]:
+        fields = (self.top, self.left, self.height, self.width, self.mirror, self.upend, self.turns)
+        rows = zip(*(field.tolist() for field in fields), strict=True)
+        return [Box(*row, self.size, self.interpolation) for row in rows]
+
+
+def draw_boxes(stream: Stream, recipe: ViewRecipe, height: int, width: int, size: int) -> Boxes:
+    """Draw the geometry of one view for images of height x width."""
+    if recipe.crop_scale is None:
+        top, left, crop_height, crop_width = _central_square(len(stream.ids), height, width)
+    else:
+        top, left, crop_height, crop_width = _random_resized_crop(
+            stream, height, width, recipe.crop_scale, recipe.crop_ratio
+        )
+    turned = stream.chance("turn", recipe.quarter_turns)
+    return Boxes(
+        top,
+        left,
+        crop_height,
+        crop_width,
+        mirror=stream.chance("mirror", recipe.flip),
+        upend=stream.chance("upend", recipe.vertical_flip),
+        turns=torch.where(turned, 1 + stream.integer("turns", 3), 0),
+        size=size,
+        interpolation=recipe.interpolation,
+    )
+
+
+def _central_square(n: int, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    side = min(height, width)
+    values = ((height - side) // 2, (width - side) // 2, side, side)
+    top, left, crop_height, crop_width = (torch.full((n,), value) for value in values)
+    return top, left, crop_height, crop_width
+
+
+def _random_resized_crop(
+    stream: Stream, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """torchvision's RandomResizedCrop.get_params, all tries of all samples at once: the first that fits is taken."""
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * stream.uniform("crop area", _TRIES))
+    log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
+    aspect = (log_low + (log_high - log_low) * stream.uniform("crop ratio", _TRIES)).exp()
+    tried_width = (area * aspect).sqrt().round().long()
+    tried_height = (area / aspect).sqrt().round().long()
+    fits = (tried_width > 0) & (tried_width <= width) & (tried_height > 0) & (tried_height <= height)
+    first = fits.byte().argmax(dim=1, keepdim=True)
+    centre_height, centre_width = _fallback(height, width, ratio)
+    found = fits.any(dim=1)
+    crop_height = torch.where(found, tried_height.gather(1, first)[:, 0], centre_height)
+    crop_width = torch.where(found, tried_width.gather(1, first)[:, 0], centre_width)
+    place = stream.uniform("crop place", 2)
+    top = torch.where(found, (place[:, 0] * (height - crop_height + 1)).long(), (height - crop_height) // 2)
+    left = torch.where(found, (place[:, 1] * (width - crop_width + 1)).long(), (width - crop_width) // 2)
+    return top, left, crop_height, crop_width
+
+
+def _fallback(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int]:
+    """The largest central crop whose width / height is within the ratios."""
+    if width / height < ratio[0]:
+        return min(height, round(width / ratio[0])), width
+    if width / height > ratio[1]:
+        return height, min(width, round(height * ratio[1]))
+    return height, width
+
+
+def cut(image: Tensor, box: Box, scale: float = 1.0) -> Tensor:
+    """One view's cut [C, size, size] of an image [C, H, W], uint8 or float, on the CPU.
+
+    `scale` is the size of `image` relative to the full-size image in whose pixels the box is given (reduced-size
+    decoding); the box is then rounded to whole pixels of the reduced image. Integer images are rounded and clamped
+    after resampling, as Pillow does. Fastest for images whose channels are last in memory.
+    """
+    top, left, bottom, right = _scaled(box, scale, image.shape[1], image.shape[2])
+    view = image[None, :, top:bottom, left:right]
+    if view.shape[2:] != (box.size, box.size):
+        view = F.interpolate(view, (box.size, box.size), mode=box.interpolation, antialias=True)
+    axes = [axis for axis, flip in ((3, box.mirror), (2, box.upend)) if flip]
+    view = view.flip(axes) if axes else view
+    return view.rot90(box.turns, (2, 3))[0] if box.turns else view[0]
+
+
+def _scaled(box: Box, scale: float, height: int, width: int) -> tuple[int, int, int, int]:
+    """Top, left, bottom, right in the pixels of an image decoded at `scale`; never empty, never outside."""
+    if scale == 1.0:
+        return box.top, box.left, box.top + box.height, box.left + box.width
+    top = min(round(box.top * scale), height - 1)
+    left = min(round(box.left * scale), width - 1)
+    bottom = min(max(round((box.top + box.height) * scale), top + 1), height)
+    right = min(max(round((box.left + box.width) * scale), left + 1), width)
+    return top, left, bottom, right
+
+
+def resample(images: Tensor, boxes: Boxes) -> Tensor:
+    """The views [B, C, size, size], float32, of images [B, C, H, W] by two batched matrix products.
+
+    Equals `cut` to float rounding, except that nothing is rounded to integers.
+    """
+    b, c, height, width = images.shape
+    size, device = boxes.size, images.device
+    rows = interpolation_matrix(boxes.top, boxes.height, boxes.upend, height, size, boxes.interpolation, device)
+    columns = interpolation_matrix(boxes.left, boxes.width, boxes.mirror, width, size, boxes.interpolation, device)
+    x = torch.bmm(images.reshape(b, c * height, width).float(), columns.mT)  # [B, C H, size]
+    rows = rows[:, None].expand(b, c, size, height).reshape(b * c, size, height)
+    x = torch.bmm(rows, x.view(b * c, height, size)).view(b, c, size, size)
+    return turn(x, boxes.turns)
+
+
+def interpolation_matrix(
+    start: Tensor, length: Tensor, flip: Tensor, extent: int, size: int, kind: str, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Float32 [B, size, extent]: resamples pixels start ... start+length-1 of an axis of `extent` pixels to `size`.
+
+    The antialiased filter of Pillow's `resize` and torchvision: the kernel is widened by length / size when that
+    shrinks, and the weights of each output pixel, cut off at the ends of the crop, sum to one.
+    """
+    start, length = (v.to(device, torch.float32)[:, None, None] for v in (start, length))
+    scale = length / size
+    centre = (torch.arange(size, device=device)[None, :, None] + 0.5) * scale
+    pixel = torch.arange(extent, device=device)[None, None, :] - start
+    weight = _KERNELS[kind]((pixel + 0.5 - centre) / scale.clamp(min=1.0))
+    weight *= (pixel >= 0) & (pixel < length)
+    weight /= weight.sum(dim=2, keepdim=True)
+    return torch.where(flip.to(device)[:, None, None], weight.flip(1), weight)
+
+
+def _triangle(t: Tensor) -> Tensor:
+    return (1.0 - t.abs()).clamp_(min=0.0)
+
+
+def _cubic(t: Tensor) -> Tensor:
+    """Keys' cubic convolution kernel with a = -1/2, Pillow's BICUBIC."""
+    t = t.abs()
+    near = (1.5 * t - 2.5) * t * t + 1.0
+    far = ((-0.5 * t + 2.5) * t - 4.0) * t + 2.0
+    return near * (t < 1.0) + far * ((t >= 1.0) & (t < 2.0))
+
+
+_KERNELS = {"bilinear": _triangle, "bicubic": _cubic}
+
+
+def turn(x: Tensor, turns: Tensor) -> Tensor:
+    """Turn each square view [B, C, s, s] counter-clockwise by its number of quarter turns, in place."""
+    for k in (1, 2, 3):
+        chosen = (turns == k).nonzero()[:, 0].to(x.device)
+        if len(chosen):
+            x[chosen] = x[chosen].rot90(k, (2, 3))
+    return x
