@@ -1,0 +1,23 @@
+"""Where samples come from: folders, arrays, named data sets, shards; splits; loaders."""
+
+from .describe import Description, describe
+from .loader import Batch, Loader
+from .opening import open_source
+from .reading import read_batch, read_in_order
+from .source import CorruptSample, Source
+from .splits import holdout_split
+from .streaming import WorkerDied
+
+__all__ = [
+    "Batch",
+    "CorruptSample",
+    "Description",
+    "Loader",
+    "Source",
+    "WorkerDied",
+    "describe",
+    "holdout_split",
+    "open_source",
+    "read_batch",
+    "read_in_order",
+]

@@ -1,0 +1,259 @@
+"""Arrays in memory or memory-mapped: images [N, H, W], [N, C, H, W], [N, H, W, C]; signals [N, C, T]; tables [N, F]."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from barlow.errors import InputError
+
+from .decode import MAX_CHANNELS, pixels_to_tensor, to_channels
+from .memory import MEMORY_SHARE, available_memory
+from .source import IntArray, Kind, Source, digest
+
+Array = npt.NDArray[Any]
+
+LABEL_KEYS = ("y", "labels", "label", "targets", "target")
+IMAGE_KEYS = ("x", "X", "images", "image", "data", "signals", "signal", "table", "features", "arr_0")
+_LAYOUTS = "[N, H, W], [N, C, H, W] or [N, H, W, C]; signals [N, C, T]; tables [N, F]"
+
+
+class Numbered(Sequence[str]):
+    """The keys of samples that have no names: "0" ... "n-1", without storing them."""
+
+    def __init__(self, n: int) -> None:
+        self._n = n
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, i: Any) -> Any:
+        return [str(j) for j in range(self._n)[i]] if isinstance(i, slice) else str(range(self._n)[i])
+
+
+@dataclass(kw_only=True, eq=False)
+class ArraySource(Source):
+    """Samples in one array: a tensor in the library's layout, or a memory-mapped array in its own."""
+
+    array: Tensor | Array
+    layout: str
+    """Of a memory-mapped array: "NHW", "NCHW", "NHWC", "NCT" or "NF"; a tensor is always channels first."""
+    path: Path | None = None
+
+    def gather(self, indices: IntArray) -> Tensor:
+        """The samples, stacked: [len(indices), C, H, W] (signals [., C, T], tables [., F])."""
+        if isinstance(self.array, Tensor):
+            return self.array[torch.from_numpy(indices)]
+        return to_library_layout(self.array[indices], self.layout, self.channels)
+
+    def read(self, i: int) -> Tensor:
+        return self.gather(np.array([i], np.int64))[0]
+
+    def content_hash(self, i: int) -> str:
+        return hashlib.sha256(self.read(i).numpy().tobytes()).hexdigest()
+
+    def fingerprint(self) -> str:
+        stat = self.path.stat() if self.path else None
+        return digest(self.name, self.path, (stat.st_size, stat.st_mtime_ns) if stat else id(self.array))
+
+
+def from_array(
+    array: Array | Tensor,
+    *,
+    name: str = "array",
+    labels: Array | None = None,
+    classes: tuple[str, ...] | None = None,
+    channels: int | None = None,
+    kind: Kind | None = None,
+    path: Path | None = None,
+) -> ArraySource:
+    """A source over an array. Raises InputError for a shape, dtype or values that cannot be samples."""
+    values = array.detach().cpu().numpy() if isinstance(array, Tensor) else array
+    values = _plain(values, name)
+    layout = _layout(values, kind, name)
+    channels = channels or _channels(values.shape, layout)
+    mapped = isinstance(values, np.memmap) and values.nbytes > MEMORY_SHARE * available_memory()
+    samples = values if mapped else _in_library_layout(values, layout, channels, name)
+    return ArraySource(
+        name=name,
+        keys=Numbered(len(values)),
+        channels=channels,
+        dtype=torch.uint8 if values.dtype in (np.uint8, np.bool_) else torch.float32,
+        kind={"NF": "table", "NCT": "signal"}.get(layout, "image"),  # type: ignore[arg-type]
+        labels=_labels(labels, len(values), name),
+        classes=classes,
+        array=samples,
+        layout=layout,
+        path=path,
+    )
+
+
+def _plain(values: Array, name: str) -> Array:
+    """The array in a dtype that samples have: integers that fit become 8-bit or 16-bit."""
+    if values.dtype.kind not in "buif":
+        raise InputError(f"{name}: an array of dtype {values.dtype} holds no samples; give uint8, uint16 or floats.")
+    if len(values.shape) < 2 or 0 in values.shape:
+        raise InputError(f"{name}: an array of shape {list(values.shape)} holds no samples; give {_LAYOUTS}.")
+    if values.dtype.kind == "f" or values.dtype in (np.uint8, np.uint16, np.bool_):
+        return values
+    if values.ndim == 2:
+        return values.astype(np.float32)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise InputError(f"{name}: integers from {low} to {high} are not pixels (0..255 or 0..65535); give floats.")
+    return values.astype(np.uint8 if high <= 255 else np.uint16)
+
+
+def _layout(values: Array, kind: Kind | None, name: str) -> str:
+    axes = {2: "NF", 3: _three_axes(values, kind), 4: _four_axes(values.shape)}.get(values.ndim)
+    wanted = {"table": ("NF",), "signal": ("NCT",), "image": ("NHW", "NCHW", "NHWC")}
+    if axes is None or (kind is not None and axes not in wanted[kind]):
+        kind_text = f" of kind {kind}" if kind else ""
+        raise InputError(
+            f"{name}: an array of shape {list(values.shape)} holds no samples{kind_text}; give {_LAYOUTS}."
+        )
+    return axes
+
+
+def _three_axes(values: Array, kind: Kind | None) -> str:
+    """[N, C, T] when told, or when it is float with few, long rows: an image is not four times as wide as high."""
+    if kind is not None or values.ndim != 3:
+        return "NCT" if kind == "signal" else "NHW"
+    rows, length = values.shape[1:]
+    return "NCT" if values.dtype.kind == "f" and rows <= MAX_CHANNELS and length >= 4 * rows else "NHW"
+
+
+def _four_axes(shape: tuple[int, ...]) -> str | None:
+    """Channels are the axis of 1, 3 or 4; failing that the shorter one, of at most 32; PyTorch's layout on a tie."""
+    if len(shape) != 4 or min(shape[1], shape[3]) > MAX_CHANNELS:
+        return None
+    first, last = shape[1], shape[3]
+    if (first in (1, 3, 4)) != (last in (1, 3, 4)):
+        return "NCHW" if first in (1, 3, 4) else "NHWC"
+    return "NCHW" if first <= last else "NHWC"
+
+
+def _channels(shape: tuple[int, ...], layout: str) -> int:
+    return 1 if layout == "NHW" else int(shape[-1] if layout in ("NHWC", "NF") else shape[1])
+
+
+def _in_library_layout(values: Array, layout: str, channels: int, name: str) -> Tensor:
+    try:
+        samples = to_library_layout(values, layout, channels)
+    except ValueError as error:
+        raise InputError(f"{name}: {error}; choose other channels or convert the array.") from error
+    bad = 0 if samples.dtype == torch.uint8 else int((~torch.isfinite(samples).flatten(1).all(1)).sum())
+    if bad:
+        raise InputError(f"{name}: {bad} of {len(samples)} samples hold NaN or infinity; remove or fill them first.")
+    return samples
+
+
+def to_library_layout(values: Array, layout: str, channels: int) -> Tensor:
+    """[N, C, H, W] (signals [N, C, T], tables [N, F]) with `channels` channels. Raises ValueError on a mismatch."""
+    if layout == "NHW":
+        values = values[:, None]
+    elif layout == "NHWC":
+        values = np.moveaxis(values, -1, 1)
+    samples = pixels_to_tensor(values).contiguous()
+    if layout in ("NF", "NCT"):
+        if channels != samples.shape[1]:
+            raise ValueError(f"has {samples.shape[1]} channels or features, not {channels}")
+        return samples
+    return to_channels(samples, channels)
+
+
+def _labels(labels: Array | None, n: int, name: str) -> IntArray | None:
+    if labels is None:
+        return None
+    labels = np.asarray(labels)
+    labels = labels.reshape(len(labels)) if labels.size == len(labels) else labels
+    if labels.shape != (n,) or labels.dtype.kind not in "iub":
+        raise InputError(f"{name}: labels must be {n} integers, not {labels.dtype} of shape {list(labels.shape)}.")
+    known = labels.astype(np.int64)
+    return known if (known >= 0).any() else None  # all -1: an unlabelled split
+
+
+def open_npy(path: Path, *, channels: int | None, kind: Kind | None) -> ArraySource:
+    """A `.npy` file, memory-mapped when it is larger than a share of the memory."""
+    array = _load(path, mmap_mode="r")
+    return from_array(array, name=str(path), channels=channels, kind=kind, path=path)
+
+
+def open_npz(path: Path, *, split: str | None, channels: int | None, kind: Kind | None) -> ArraySource:
+    """A `.npz` file: samples under `x`, `images`... or the only fitting array; labels under `y`, `labels`...
+
+    Keys that carry a split (`train_images`, `x_test`) make splits.
+    """
+    with _load(path) as archive:
+        names = {name: _split_of(name) for name in archive.files}
+        found = tuple(s for s in ("train", "val", "test") if s in names.values())
+        chosen = choose_split(split, found, str(path))
+        keys = {_base(name): name for name, owner in names.items() if owner == chosen}
+        array = _member(archive, _samples_key(keys, archive, path), path)
+        label_key = next((keys[k] for k in LABEL_KEYS if k in keys), None)
+        labels = None if label_key is None else _member(archive, label_key, path)
+    source = from_array(array, name=str(path), labels=labels, channels=channels, kind=kind, path=path)
+    source.split_names, source.note = found, split_note(chosen, found)
+    return source
+
+
+def _load(path: Path, mmap_mode: Any = None) -> Any:
+    try:
+        return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise _unloadable(path, error) from error
+
+
+def _member(archive: Any, key: str, path: Path) -> Array:
+    try:
+        array: Array = archive[key]
+    except Exception as error:  # zipfile and zlib have errors of their own
+        raise _unloadable(path, error) from error
+    return array
+
+
+def _unloadable(path: Path, error: Exception) -> InputError:
+    if "allow_pickle" in str(error):
+        return InputError(f"{path}: holds Python objects, which are not loaded; save plain numeric arrays.")
+    return InputError(f"{path}: cannot be read as a NumPy file ({' '.join(str(error).split())}).")
+
+
+def _split_of(key: str) -> str | None:
+    return next((s for s in ("train", "val", "test") if s in key.lower().split("_")), None)
+
+
+def _base(key: str) -> str:
+    """The key without its split: train_images -> images, x_test -> x."""
+    return "_".join(part for part in key.split("_") if part.lower() not in ("train", "val", "test"))
+
+
+def _samples_key(keys: dict[str, str], archive: Any, path: Path) -> str:
+    for key in IMAGE_KEYS:
+        if key in keys:
+            return keys[key]
+    rest = [name for base, name in keys.items() if base not in LABEL_KEYS]
+    if len(rest) == 1:
+        return rest[0]
+    raise InputError(
+        f"{path}: cannot tell the samples among the arrays {', '.join(archive.files) or '(none)'}; name them 'x'."
+    )
+
+
+def choose_split(split: str | None, found: tuple[str, ...], name: str) -> str | None:
+    """The split to open: the one asked for, else train where there are splits. Raises InputError."""
+    if split is None:
+        return None if not found else "train" if "train" in found else found[0]
+    if split not in found:
+        has = f"it has {', '.join(found)}" if found else "it has no splits"
+        raise InputError(f"{name}: there is no split '{split}'; {has}.")
+    return split
+
+
+def split_note(chosen: str | None, found: tuple[str, ...]) -> str:
+    return f"split '{chosen}' of {', '.join(found)}" if chosen else ""

@@ -1,0 +1,166 @@
+"""Sources whose samples are stored as encoded bytes; the first of them: a folder of image files."""
+
+import errno
+import hashlib
+import os
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from barlow.errors import InputError
+
+from .arrays import choose_split, split_note
+from .decode import IMAGE_SUFFIXES, Form, join_forms, natural_form, open_image
+from .order import SAMPLE, hashed
+from .source import CorruptSample, IntArray, LazyImage, Source, digest
+
+SPLITS = ("train", "val", "test")
+"""Top-level folders of exactly these names are splits."""
+PROBED = 256
+"""Files whose headers decide the channels and the depth of a source."""
+
+
+@dataclass(kw_only=True, eq=False)
+class EncodedSource(Source):
+    """Samples stored as the bytes of an image file each."""
+
+    @abstractmethod
+    def stored(self, i: int) -> bytes:
+        """The stored bytes of sample i. Raises CorruptSample or OSError."""
+
+    def image(self, i: int) -> LazyImage:
+        return open_image(self._bytes(i), Form(self.channels, self.dtype), self.keys[i])
+
+    def read(self, i: int) -> Tensor:
+        return self.image(i).decode()[0].contiguous()
+
+    def content_hash(self, i: int) -> str:
+        return hashlib.sha256(self._bytes(i)).hexdigest()
+
+    def settle_form(self, channels: int | None) -> None:
+        """Set channels and dtype from the headers of up to PROBED samples; `channels` overrides the count found."""
+        forms = []
+        for i in sample_indices(len(self), PROBED, seed=0):
+            try:
+                forms.append(natural_form(self._bytes(int(i)), self.keys[int(i)]))
+            except CorruptSample:
+                continue  # the loader counts and names it
+        form = join_forms(forms, channels)
+        self.channels, self.dtype = form.channels, form.dtype
+
+    def _bytes(self, i: int) -> bytes:
+        try:
+            return self.stored(i)
+        except OSError as error:
+            raise CorruptSample(self.keys[i], error.strerror or str(error)) from error
+
+
+def sample_indices(n: int, count: int, *, seed: int) -> IntArray:
+    """Up to `count` different numbers below n, ascending."""
+    return np.sort(np.argsort(hashed(SAMPLE, seed, np.arange(n)), kind="stable")[:count])
+
+
+@dataclass(kw_only=True, eq=False)
+class FolderSource(EncodedSource):
+    """Image files under one folder (or given one by one); keys are paths relative to it."""
+
+    root: Path
+
+    def stored(self, i: int) -> bytes:
+        return (self.root / self.keys[i]).read_bytes()
+
+    def fingerprint(self) -> str:
+        return digest(self.name, [_stamp(self.root / key) for key in self.keys])
+
+
+def _stamp(path: Path) -> tuple[str, int, int]:
+    try:
+        stat = path.stat()
+    except OSError:
+        return str(path), -1, -1
+    return str(path), stat.st_size, stat.st_mtime_ns
+
+
+def from_files(
+    root: Path, keys: Sequence[str], *, name: str, channels: int | None, labels: IntArray | None = None
+) -> FolderSource:
+    """A source over known files, in the order given."""
+    source = FolderSource(name=name, keys=keys, channels=3, dtype=torch.uint8, labels=labels, root=root)
+    source.settle_form(channels)
+    return source
+
+
+def open_folder(root: Path, *, split: str | None, channels: int | None) -> FolderSource:
+    """Every image under `root`, sorted by path; class subfolders, where there are any, give labels.
+
+    Top-level folders named train, val or test are splits: the others are left out, and train is the default.
+    Raises InputError when there is no image, or no such split.
+    """
+    found = tuple(name for name in SPLITS if (root / name).is_dir())
+    chosen = choose_split(split, found, str(root))
+    top = root / chosen if chosen else root
+    keys = sorted(scan(top, IMAGE_SUFFIXES))
+    if not keys:
+        raise InputError(f"{top}: no images found; looked for {', '.join(sorted(IMAGE_SUFFIXES))} in all subfolders.")
+    source = from_files(top, keys, name=str(root), channels=channels)
+    source.labels, source.classes = _class_folders(keys)
+    source.split_names = found
+    classes = f"labels from {len(source.classes)} subfolders" if source.classes else ""
+    source.note = "; ".join(filter(None, (split_note(chosen, found), classes)))
+    return source
+
+
+def _class_folders(keys: Sequence[str]) -> tuple[IntArray | None, tuple[str, ...] | None]:
+    """Labels when every file lies in `<class>/` directly and there are at least two classes."""
+    parents = [key.split("/") for key in keys]
+    classes = tuple(sorted({parts[0] for parts in parents}))
+    if any(len(parts) != 2 for parts in parents) or len(classes) < 2:
+        return None, None
+    number = {name: i for i, name in enumerate(classes)}
+    return np.array([number[parts[0]] for parts in parents], np.int64), classes
+
+
+def scan(root: Path, suffixes: frozenset[str]) -> Iterator[str]:
+    """Relative POSIX paths of the files with these suffixes, in all subfolders.
+
+    Hidden entries are skipped; links are followed, but every real folder is entered once, so loops end. A dangling
+    link is listed: whoever reads it learns that the file is gone.
+    """
+    seen: set[tuple[int, int]] = set()
+    waiting = [""]
+    while waiting:
+        folder = waiting.pop()
+        stat = (root / folder).stat()
+        if (stat.st_dev, stat.st_ino) in seen:
+            continue
+        seen.add((stat.st_dev, stat.st_ino))
+        for entry in _entries(root / folder):
+            path = f"{folder}{entry.name}"
+            if _is_folder(entry):
+                waiting.append(path + "/")
+            elif Path(entry.name).suffix.lower() in suffixes and (entry.is_file() or entry.is_symlink()):
+                yield path
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link that points at itself
+            return False
+        raise
+
+
+def _entries(folder: Path) -> list["os.DirEntry[str]"]:
+    """Visible entries, last name first: the caller works from the end of its list."""
+    try:
+        with os.scandir(folder) as found:
+            entries = [entry for entry in found if not entry.name.startswith(".")]
+    except OSError as error:
+        raise InputError(f"{folder}: cannot list this folder ({error.strerror}).") from error
+    return sorted(entries, key=lambda entry: entry.name, reverse=True)

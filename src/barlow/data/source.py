@@ -1,0 +1,110 @@
+"""What a source of samples is, whatever it is stored in."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+IntArray = npt.NDArray[np.int64]
+Kind = Literal["image", "signal", "table"]
+
+
+class CorruptSample(Exception):  # noqa: N818  the sample is corrupt, not the program
+    """A stored sample that cannot be read: its key and the reason. Loaders skip, count and name it."""
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(key, reason)  # both, so that the exception survives pickling out of a worker
+        self.key = key
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.reason}"
+
+
+class LazyImage(Protocol):
+    """An image whose size is known before its pixels are decoded."""
+
+    @property
+    def height(self) -> int: ...
+
+    @property
+    def width(self) -> int: ...
+
+    def decode(self, reduction: int = 1) -> tuple[Tensor, int]:
+        """Pixels [C, H/r, W/r] and the r used: `reduction` is the most the caller allows (1, 2, 4 or 8)."""
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """The lazy image of a source that holds pixels already: [C, H, W]."""
+
+    pixels: Tensor
+
+    @property
+    def height(self) -> int:
+        return self.pixels.shape[-2]
+
+    @property
+    def width(self) -> int:
+        return self.pixels.shape[-1]
+
+    def decode(self, reduction: int = 1) -> tuple[Tensor, int]:
+        return self.pixels, 1
+
+
+@dataclass(kw_only=True, eq=False)
+class Source(ABC):
+    """N samples with keys, of one kind, one channel count and one dtype; labels are metadata and may be absent."""
+
+    name: str
+    """What the person called it: a path, or the name of a data set."""
+    keys: Sequence[str]
+    """[N] one name per sample, unique: relative paths for files."""
+    channels: int
+    """Channels of an image or a signal; features of a table."""
+    dtype: torch.dtype
+    """torch.uint8, or torch.float32 (16-bit pixels divided by 65535, float sources as they are)."""
+    kind: Kind = "image"
+    labels: IntArray | None = None
+    """[N] class numbers, or None."""
+    classes: tuple[str, ...] | None = None
+    """Name of each class number, or None."""
+    groups: IntArray | None = None
+    """[N] number of the shard or row group that stores the sample, where reading by group is faster; or None."""
+    split_names: tuple[str, ...] = ()
+    """Splits that `open_source(..., split=)` knows here."""
+    note: str = ""
+    """What was decided on opening and a person may want to know: the split taken, where labels come from."""
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @abstractmethod
+    def read(self, i: int) -> Tensor:
+        """Sample i: uint8 or float32 [C, H, W] (signal: [C, T], table: [F]). Raises CorruptSample."""
+
+    @abstractmethod
+    def content_hash(self, i: int) -> str:
+        """sha256 of the stored bytes of sample i (of the decoded array, where nothing is stored per sample)."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Changes when the stored data may have changed: the key of caches made from this source."""
+
+    def image(self, i: int) -> LazyImage:
+        """Sample i with its size known before its pixels are decoded. Raises CorruptSample."""
+        return DecodedImage(self.read(i))
+
+
+def digest(*parts: object) -> str:
+    """sha256 over the text of the parts: a short way to name a cache file."""
+    text = hashlib.sha256()
+    for part in parts:
+        text.update(repr(part).encode("utf-8", "surrogateescape"))
+    return text.hexdigest()
