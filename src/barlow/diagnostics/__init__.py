@@ -1,0 +1,37 @@
+"""Health without labels: rank, collapse, geometry, overfitting, the mixing assumption, and a verdict in words."""
+
+from barlow.diagnostics.collapse import correlation_summary, cross_correlation, dead_share, relative_spread
+from barlow.diagnostics.expected import expected_initial_loss
+from barlow.diagnostics.geometry import alignment, class_distances, uniformity
+from barlow.diagnostics.health import health
+from barlow.diagnostics.lidar import lidar
+from barlow.diagnostics.mixing import deviation, mixing_deviation
+from barlow.diagnostics.overfitting import overfitting_evidence, view_loss
+from barlow.diagnostics.spectrum import alpha_req, covariance_eigenvalues, effective_rank, rankme, singular_values
+from barlow.diagnostics.verdict import Evidence, State, Verdict, verdict
+
+__all__ = [
+    "Evidence",
+    "State",
+    "Verdict",
+    "alignment",
+    "alpha_req",
+    "class_distances",
+    "correlation_summary",
+    "covariance_eigenvalues",
+    "cross_correlation",
+    "dead_share",
+    "deviation",
+    "effective_rank",
+    "expected_initial_loss",
+    "health",
+    "lidar",
+    "mixing_deviation",
+    "overfitting_evidence",
+    "rankme",
+    "relative_spread",
+    "singular_values",
+    "uniformity",
+    "verdict",
+    "view_loss",
+]

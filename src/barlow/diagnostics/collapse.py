@@ -1,0 +1,49 @@
+"""Signs of collapse: features that never change, and features that repeat each other."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from barlow.errors import InputError
+
+Floats = NDArray[np.floating]
+
+EPS = 1e-5
+"""Added to the variance, as in the objective (BatchNorm's)."""
+
+DEAD = 1e-4
+"""A feature is dead when its standard deviation is below this share of the features' root mean square."""
+
+
+def dead_share(z: Floats) -> float:
+    """Share of the features of [N, F] that do not change from sample to sample; 1 for a constant output."""
+    wide = z.astype(np.float64)
+    scale = np.sqrt(np.mean(wide**2))
+    return float(np.mean(wide.std(axis=0) <= DEAD * scale))
+
+
+def relative_spread(z: Floats) -> float:
+    """Root mean variance of the features of [N, F] over their root mean square: 0 for a constant, 1 for mean zero."""
+    wide = z.astype(np.float64)
+    scale = np.mean(wide**2)
+    return float(np.sqrt(wide.var(axis=0).mean() / scale)) if scale > 0 else 0.0
+
+
+def cross_correlation(z_a: Floats, z_b: Floats) -> NDArray[np.float64]:
+    """C = Za' Zb / N [D, D] of two batches of views [N, D], each feature standardised (biased variance, eps 1e-5)."""
+    if z_a.shape != z_b.shape or z_a.ndim != 2 or len(z_a) < 2:
+        raise InputError(f"two views must be [N, D] of one shape with N of 2 or more, got {z_a.shape} and {z_b.shape}")
+    a, b = (_standardise(z.astype(np.float64)) for z in (z_a, z_b))
+    return np.asarray(a.T @ b / len(a))
+
+
+def _standardise(z: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray((z - z.mean(axis=0)) / np.sqrt(z.var(axis=0) + EPS))
+
+
+def correlation_summary(z_a: Floats, z_b: Floats) -> dict[str, float]:
+    """`diagonal`: mean C_ii (1: the views agree); `off_diagonal`: mean |C_ij|, i != j (0: nothing is said twice)."""
+    c = cross_correlation(z_a, z_b)
+    width = len(c)
+    diagonal = np.diagonal(c)
+    off = (np.abs(c).sum() - np.abs(diagonal).sum()) / max(1, width * (width - 1))
+    return {"diagonal": float(diagonal.mean()), "off_diagonal": float(off)}

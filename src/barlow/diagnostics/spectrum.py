@@ -1,0 +1,80 @@
+"""How many directions the features use: RankMe, effective rank and alpha-ReQ, from their spectrum."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from barlow.errors import InputError
+
+Floats = NDArray[np.floating]
+Spectrum = NDArray[np.float64]
+
+RANKME_EPS = 1e-7
+"""Added to every share of the spectrum, as RankMe's equation 2 has it for float32 features."""
+
+
+def _rows(x: Floats) -> Spectrum:
+    """[N, F] in float64. Raises InputError unless there are two finite rows at least."""
+    if x.ndim != 2 or len(x) < 2:
+        raise InputError(f"a spectrum needs features [N, F] of two samples or more, got shape {x.shape}")
+    if not np.isfinite(x).all():
+        raise InputError("the features hold NaN or infinity: check the encoder that made them")
+    return x.astype(np.float64)
+
+
+def _gram(rows: Spectrum) -> Spectrum:
+    """The smaller of X'X and XX': both have the same non-zero eigenvalues."""
+    return np.asarray(rows.T @ rows if rows.shape[0] >= rows.shape[1] else rows @ rows.T)
+
+
+def singular_values(x: Floats) -> Spectrum:
+    """Singular values of the features as they are, not centred [min(N, F)], falling."""
+    return np.asarray(np.linalg.svd(_rows(x), compute_uv=False))
+
+
+def covariance_eigenvalues(x: Floats) -> Spectrum:
+    """Eigenvalues of the biased covariance of the features [min(N, F)], falling; rounding below zero is cut off."""
+    rows = _rows(x)
+    values = np.linalg.eigvalsh(_gram(rows - rows.mean(axis=0)) / len(rows))
+    return np.asarray(np.maximum(values[::-1], 0.0))
+
+
+def entropy_rank(spectrum: Spectrum, eps: float) -> float:
+    total = spectrum.sum()
+    if total == 0:
+        return 0.0
+    share = spectrum / total + eps
+    share = share[share > 0]
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
+def rankme(x: Floats, *, eps: float = RANKME_EPS) -> float:
+    """RankMe (arXiv 2210.02885, equation 2): exp of the entropy of the singular values of [N, F], not centred.
+
+    Between 1 (one direction) and about min(N, F); 0 for features that are all zero. Its paper asks for
+    many samples (25,600); with fewer, compare only values measured with the same number.
+    """
+    return entropy_rank(singular_values(x), eps)
+
+
+def effective_rank(x: Floats) -> float:
+    """Effective rank (Roy and Vetterli 2007) of the features' covariance: exp of the entropy of its eigenvalues.
+
+    Centred, and with variances instead of standard deviations, so it is lower than RankMe and blind to a mean.
+    """
+    return entropy_rank(covariance_eigenvalues(x), 0.0)
+
+
+def alpha_req(x: Floats, *, first: int = 1, last: int | None = None) -> float:
+    """alpha-ReQ (Agrawal et al. 2022): the exponent of the power law eigenvalue_j ~ j^-alpha of the covariance.
+
+    Least squares on logarithms over the eigenvalues numbered `first` to `last`, counted from 1; those at
+    rounding level (below 1e-12 of the largest) are left out. Near 1 is best by its paper; a large alpha means
+    that few directions hold all variance. NaN when fewer than two eigenvalues remain.
+    """
+    values = covariance_eigenvalues(x)[first - 1 : last]
+    kept = values > 1e-12 * max(values.max(initial=0.0), 1e-300)
+    if kept.sum() < 2:
+        return float("nan")
+    position = np.log(np.arange(first, first + len(values), dtype=np.float64)[kept])
+    slope, _ = np.polyfit(position, np.log(values[kept]), 1)
+    return float(-slope)

@@ -1,0 +1,182 @@
+"""A verdict in plain words, and the figures it rests on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Literal
+
+State = Literal[
+    "healthy", "collapsed-constant", "collapsed-dimensional", "not-learning-yet", "overfitting", "too-little-data"
+]
+
+CONSTANT_SPREAD = 1e-3
+"""Below this relative spread the features are one constant for all practical purposes."""
+
+CONSTANT_DEAD = 0.95
+"""From this share of dead features on, nothing of use is left."""
+
+RANK_SHARE = 0.02
+"""Below this share of the rank that N samples of D features can have, and ..."""
+
+AGREEMENT = 0.9
+"""... with views that agree at least this well (mean C_ii), the embedding repeats a few directions."""
+
+FEW_IMAGES = 500
+"""Below this many training images there is too little to learn invariances from."""
+
+PROGRESS = 0.95
+"""The held-out loss has to fall below this share of its value before training."""
+
+UNRELATED = 0.2
+"""With no such value: views that agree less than this (mean C_ii) are as good as unrelated."""
+
+GAP = 0.5
+"""From this gap (held - train) / held on, training images are remembered: their loss is under half the other."""
+
+RISE = 1.1
+"""The held-out loss has risen this far above its lowest, while the gap is at least half of `GAP`."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a verdict looks at. None where it was not measured; a rule that lacks its figure is skipped."""
+
+    n: int
+    """samples measured"""
+    width: int
+    """features of the embedding"""
+    dead_share: float
+    """share of features that do not change"""
+    relative_spread: float
+    """root mean variance over root mean square of the features"""
+    effective_rank: float
+    """of the embedding's covariance"""
+    diagonal: float
+    """mean C_ii of two views' embeddings"""
+    off_diagonal: float
+    """mean |C_ij|, i != j"""
+    heldout_loss: float | None = None
+    """objective on held-out views"""
+    train_loss: float | None = None
+    """the same on as many training images"""
+    initial_loss: float | None = None
+    """held-out loss before training"""
+    best_heldout_loss: float | None = None
+    """lowest held-out loss so far"""
+    n_train: int | None = None
+    """images trained on"""
+    step: int | None = None
+    """optimizer steps taken"""
+
+    @property
+    def loss_gap(self) -> float | None:
+        """(held - train) / held."""
+        if self.heldout_loss is None or self.train_loss is None or self.heldout_loss <= 0:
+            return None
+        return (self.heldout_loss - self.train_loss) / self.heldout_loss
+
+    def to_dict(self) -> dict[str, float]:
+        """The figures that were measured, by name."""
+        values = {part.name: getattr(self, part.name) for part in fields(self)} | {"loss_gap": self.loss_gap}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A state, one or two sentences for a person, and the evidence."""
+
+    state: State
+    text: str
+    evidence: dict[str, float] = field(default_factory=dict)
+
+
+def verdict(evidence: Evidence) -> Verdict:
+    """The first rule that applies, from the gravest; healthy when none does."""
+    for state, rule in _RULES:
+        text = rule(evidence)
+        if text is not None:
+            return Verdict(state, text, evidence.to_dict())
+    return Verdict("healthy", _healthy(evidence), evidence.to_dict())
+
+
+def _constant(e: Evidence) -> str | None:
+    if e.dead_share < CONSTANT_DEAD and e.relative_spread >= CONSTANT_SPREAD:
+        return None
+    return (
+        f"Collapsed to a constant: every image gets nearly the same features ({e.dead_share:.0%} of them never "
+        f"change, spread {e.relative_spread:.1g}). Lower the learning rate, and check that images are not blank."
+    )
+
+
+def _untouched(e: Evidence) -> str | None:
+    return "Not learning yet: no step has been taken; these are random weights." if e.step == 0 else None
+
+
+def _dimensional(e: Evidence) -> str | None:
+    possible = min(e.n - 1, e.width)
+    if e.effective_rank >= max(1.5, RANK_SHARE * possible) or e.diagonal < AGREEMENT:
+        return None
+    return (
+        f"Dimensional collapse: the views agree (mean diagonal {e.diagonal:.2f}), but {e.width} features span "
+        f"only about {e.effective_rank:.1f} of {possible} possible directions and repeat each other (mean "
+        f"off-diagonal |C| {e.off_diagonal:.2f}). Raise lambda, or lower the learning rate."
+    )
+
+
+def _few_images(e: Evidence) -> str | None:
+    if e.n_train is None or e.n_train >= FEW_IMAGES:
+        return None
+    return (
+        f"Too little data: {e.n_train} training images are too few to learn from without labels{_gap_words(e)}. "
+        "Collect more images of the same kind, or start from an encoder that was trained on many."
+    )
+
+
+def _not_learning(e: Evidence) -> str | None:
+    if e.initial_loss is not None and e.heldout_loss is not None:
+        if e.heldout_loss <= PROGRESS * e.initial_loss:
+            return None
+        words = f"the held-out loss is {e.heldout_loss:.4g}, before training it was {e.initial_loss:.4g}"
+    elif e.diagonal < UNRELATED:
+        words = f"the two views of an image agree hardly at all (mean diagonal {e.diagonal:.2f})"
+    else:
+        return None
+    return f"Not learning yet: {words}. Train longer; if it stays so, change the learning rate."
+
+
+def _overfitting(e: Evidence) -> str | None:
+    share = e.loss_gap
+    if share is None or e.heldout_loss is None:
+        return None
+    risen = e.best_heldout_loss is not None and e.heldout_loss > RISE * e.best_heldout_loss
+    if share < GAP and not (risen and share >= GAP / 2):
+        return None
+    lowest = f"; its lowest was {e.best_heldout_loss:.4g}" if risen else ""
+    return (
+        f"Overfitting{_gap_words(e)}{lowest}. Mixed Barlow Twins, stronger augmentation, more images or fewer "
+        "epochs help."
+    )
+
+
+def _gap_words(e: Evidence) -> str:
+    if e.loss_gap is None:
+        return ""
+    return f" (loss {e.heldout_loss:.4g} on images not trained on, {e.train_loss:.4g} on images trained on)"
+
+
+def _healthy(e: Evidence) -> str:
+    possible = min(e.n - 1, e.width)
+    return (
+        f"Healthy: the views agree (mean diagonal {e.diagonal:.2f}), features say different things (mean "
+        f"off-diagonal |C| {e.off_diagonal:.2f}, about {e.effective_rank:.0f} of {possible} possible "
+        f"directions){_gap_words(e)}."
+    )
+
+
+_RULES: tuple[tuple[State, Callable[[Evidence], str | None]], ...] = (
+    ("collapsed-constant", _constant),
+    ("not-learning-yet", _untouched),
+    ("collapsed-dimensional", _dimensional),
+    ("too-little-data", _few_images),
+    ("not-learning-yet", _not_learning),
+    ("overfitting", _overfitting),
+)

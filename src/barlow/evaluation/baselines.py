@@ -1,0 +1,106 @@
+"""What a score is worth is seen beside these: pixels as features, and the same network before training."""
+
+import copy
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from barlow.data import Source
+from barlow.errors import InputError
+from barlow.evaluation.features import extract, preprocess_of
+from barlow.models import Architecture, Encoder, build_encoder
+
+PIXEL_SIDE = 32
+"""Larger images are averaged down to this many pixels a side before their pixels are used as features."""
+
+
+class Pixels(nn.Module):
+    """Normalised pixels as features: [B, C, h, w] -> [B, C h' w'], h' and w' at most `PIXEL_SIDE`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim == 4 and max(x.shape[2:]) > PIXEL_SIDE:
+            x = F.adaptive_avg_pool2d(x, (min(x.shape[2], PIXEL_SIDE), min(x.shape[3], PIXEL_SIDE)))
+        return x.flatten(1)
+
+
+class PrincipalPixels(nn.Module):
+    """The first principal components of the pixels: [B, C, h, w] -> [B, K]."""
+
+    mean: Tensor
+    components: Tensor
+
+    def __init__(self, mean: NDArray[np.floating], components: NDArray[np.floating]) -> None:
+        super().__init__()
+        self.pixels = Pixels()
+        self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float32))
+        self.register_buffer("components", torch.as_tensor(components, dtype=torch.float32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.pixels(x) - self.mean) @ self.components.T
+
+
+def raw_pixels(encoder: Encoder) -> Encoder:
+    """An `Encoder` whose features are the pixels that `encoder` is given, by the same preprocessing."""
+    preprocess = preprocess_of(encoder)
+    side = min(preprocess.image_size, PIXEL_SIDE)
+    width = preprocess.channels * max(1, side * side)
+    return _as_encoder(Pixels(), encoder, width, "raw-pixels")
+
+
+def principal_pixels(encoder: Encoder, source: Source, indices: NDArray[np.int64], *, components: int = 128) -> Encoder:
+    """The same, reduced to principal components fitted on the *training* samples `indices`."""
+    pixels = extract(raw_pixels(encoder), source, indices)
+    count = min(components, *pixels.x.shape)
+    fitted = PCA(count, svd_solver="covariance_eigh" if pixels.x.shape[1] <= 4096 else "auto", random_state=0)
+    fitted.fit(pixels.x)
+    return _as_encoder(PrincipalPixels(fitted.mean_, fitted.components_), encoder, count, "pca-pixels")
+
+
+def _as_encoder(module: nn.Module, like: Encoder, width: int, name: str) -> Encoder:
+    preprocess = preprocess_of(like)
+    wrapped = Encoder(module, Architecture(name, preprocess.channels, preprocess.image_size, "standard"), width)
+    wrapped.preprocess = preprocess
+    return wrapped.eval()
+
+
+def random_init(encoder: Encoder, *, seed: int = 0) -> Encoder:
+    """An encoder of the same architecture and preprocessing with fresh weights drawn from `seed`.
+
+    Built anew by name; of the caller's own module, a copy whose every layer draws its weights again.
+
+    Raises
+    ------
+    InputError
+        The caller's module holds parameters outside layers that can draw theirs again.
+    """
+    architecture = encoder.architecture
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if architecture.name == "custom":
+            fresh = Encoder(_redraw(copy.deepcopy(encoder.backbone)), architecture, encoder.feature_dim)
+        else:
+            fresh = build_encoder(
+                architecture.name,
+                channels=architecture.channels,
+                image_size=architecture.image_size,
+                stem=architecture.stem,
+            )
+    fresh.preprocess = preprocess_of(encoder)
+    return fresh.eval()
+
+
+def _redraw(module: nn.Module) -> nn.Module:
+    for name, part in module.named_modules():
+        reset = getattr(part, "reset_parameters", None)
+        if callable(reset):
+            reset()
+        elif any(True for _ in part.parameters(recurse=False)):
+            raise InputError(
+                f"'{name or type(part).__name__}' has parameters but no reset_parameters(): add that method, "
+                "or leave out the random-init baseline"
+            )
+    return module

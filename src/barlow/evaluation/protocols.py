@@ -1,0 +1,133 @@
+"""The protocols on cached features, and the names of all protocols."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from barlow.evaluation.few_shot import RIDGE, TEMPERATURE, Method, few_shot
+from barlow.evaluation.intervals import bootstrap_interval
+from barlow.evaluation.knn import knn_predict, nearest
+from barlow.evaluation.linear import C_GRID, HELD_OUT, choose_c, fit_linear
+from barlow.evaluation.retrieval import average_precision, recall_at
+from barlow.evaluation.task import EvaluationProtocol, Score, Task
+
+PIXELS, RANDOM = "raw-pixels", "random-init"
+BOTH = (PIXELS, RANDOM)
+
+
+@dataclass(frozen=True)
+class KNN:
+    """Weighted k-NN; `KNN()` is Mixed Barlow Twins' setting, `KNN(20, 0.07)` DINO's."""
+
+    k: int = 200
+    temperature: float = 0.5
+    baselines: ClassVar[tuple[str, ...]] = BOTH
+
+    @property
+    def name(self) -> str:
+        return "knn" if self == KNN() else f"knn-k{self.k}-t{self.temperature:g}"
+
+    def score(self, task: Task) -> Score:
+        """Accuracy; k is at most the number of training samples."""
+        k = min(self.k, len(task.train))
+        predicted = knn_predict(
+            task.train.x,
+            task.train.labels,
+            task.test.x,
+            k=k,
+            temperature=self.temperature,
+            device=task.device,
+        )
+        settings = {"k": k, "temperature": self.temperature, "similarity": "cosine", "vote": "exp(similarity / T)"}
+        return _accuracy(task, predicted, settings)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Logistic regression on cached, standardised features; the regulariser is chosen on a slice of train."""
+
+    c: float | None = None
+    baselines: ClassVar[tuple[str, ...]] = BOTH
+    name: ClassVar[str] = "linear"
+
+    def score(self, task: Task) -> Score:
+        """Accuracy."""
+        x, y = task.train.x, task.train.labels
+        c = choose_c(x, y, seed=task.seed, device=task.device) if self.c is None else self.c
+        probe = fit_linear(x, y, c=c, device=task.device)
+        chosen = {"c_grid": list(C_GRID), "c_held_out_share_of_train": HELD_OUT} if self.c is None else {}
+        settings = {"c": c, "solver": "L-BFGS", "features": "standardised", **chosen}
+        return _accuracy(task, probe.predict(task.test.x), settings)
+
+
+@dataclass(frozen=True)
+class FewShot:
+    """k-NN (k = shots) or ridge on `shots` samples of every class, over seeded draws."""
+
+    shots: int = 1
+    method: Method = "knn"
+    draws: int = 20
+    baselines: ClassVar[tuple[str, ...]] = BOTH
+
+    @property
+    def name(self) -> str:
+        return f"{self.shots}-shot" if self.method == "knn" else f"{self.shots}-shot-{self.method}"
+
+    def score(self, task: Task) -> Score:
+        """Mean accuracy over the draws."""
+        train_y, test_y = task.train.labels, task.test.labels
+        found = few_shot(
+            task.train.x,
+            train_y,
+            task.test.x,
+            test_y,
+            shots=self.shots,
+            draws=self.draws,
+            method=self.method,
+            seed=task.seed,
+        )
+        own = {"k": self.shots, "temperature": TEMPERATURE} if self.method == "knn" else {"penalty": RIDGE}
+        settings = {"shots": self.shots, "draws": self.draws, "interval": "Student t over draws", **own}
+        labelled = self.shots * len(np.unique(train_y))
+        details = {"per_draw": list(found.accuracies)}
+        return Score("accuracy", found.mean, found.interval, len(test_y), labelled, settings, details)
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Test images as queries, training images as the gallery."""
+
+    ks: tuple[int, ...] = (1, 5, 10)
+    baselines: ClassVar[tuple[str, ...]] = BOTH
+    name: ClassVar[str] = "retrieval"
+
+    def score(self, task: Task) -> Score:
+        """Mean average precision; recall at k in the details."""
+        bank, queries = task.train, task.test
+        ks = [k for k in self.ks if k <= len(bank)]
+        _, rows = nearest(bank.x, queries.x, max(ks), device=task.device)
+        recall = {f"recall@{k}": float(recall_at(bank.labels, queries.labels, rows, k).mean()) for k in ks}
+        precision = average_precision(bank.x, bank.labels, queries.x, queries.labels, device=task.device)
+        known = precision[~np.isnan(precision)]
+        interval = bootstrap_interval(known, seed=task.seed)
+        settings = {"similarity": "cosine", "queries": "test", "gallery": "train", "ranking": "whole gallery"}
+        return Score("mAP", float(known.mean()), interval, len(known), len(bank), settings, recall)
+
+
+def _accuracy(task: Task, predicted: NDArray[np.int64], settings: dict[str, object]) -> Score:
+    right = predicted == task.test.labels
+    interval = bootstrap_interval(right, seed=task.seed)
+    return Score("accuracy", float(right.mean()), interval, len(right), len(task.train), settings)
+
+
+PROTOCOLS: dict[str, tuple[EvaluationProtocol, ...]] = {
+    "knn": (KNN(),),
+    "knn-k20": (KNN(20, 0.07),),
+    "linear": (Linear(),),
+    "few-shot": (FewShot(1), FewShot(5)),
+    "few-shot-ridge": (FewShot(1, "ridge"), FewShot(5, "ridge")),
+    "retrieval": (Retrieval(),),
+}
+"""Protocols by name, as the command line takes them."""

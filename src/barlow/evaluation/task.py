@@ -1,0 +1,112 @@
+"""What a protocol is given and what it gives back."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from barlow.data import Source
+from barlow.errors import InputError
+from barlow.evaluation.features import Features, extract
+from barlow.models import Encoder
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some samples of a source, by position."""
+
+    source: Source
+    indices: Ints
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def labels(self) -> Ints:
+        """Class of every sample [N]. Raises InputError where the source has no labels."""
+        if self.source.labels is None:
+            raise InputError(
+                f"'{self.source.name}' has no labels, so no score by class can be computed. Without labels: the health "
+                "of the run (barlow report), nearest images (barlow search), features (barlow embed)"
+            )
+        return np.asarray(self.source.labels, dtype=np.int64)[self.indices]
+
+
+@dataclass
+class Task:
+    """One encoder and one pair of splits; the features of both are extracted at most once."""
+
+    encoder: Encoder
+    train_set: Subset
+    test_set: Subset
+    seed: int = 0
+    batch_size: int = 256
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    workers: int = 0
+    extraction_s: float = 0.0
+    """Seconds spent on features so far."""
+
+    @cached_property
+    def train(self) -> Features:
+        """Features of the training split."""
+        return self._extract(self.train_set)
+
+    @cached_property
+    def test(self) -> Features:
+        """Features of the evaluation split."""
+        return self._extract(self.test_set)
+
+    def with_encoder(self, encoder: Encoder) -> "Task":
+        """The same splits and settings for another encoder."""
+        return replace(self, encoder=encoder.to(self.device), extraction_s=0.0)
+
+    def _extract(self, part: Subset) -> Features:
+        started = time.perf_counter()
+        features = extract(
+            self.encoder,
+            part.source,
+            part.indices,
+            batch_size=self.batch_size,
+            device=self.device,
+            workers=self.workers,
+        )
+        self.extraction_s += time.perf_counter() - started
+        return features
+
+
+@dataclass(frozen=True)
+class Score:
+    """A measured value with its interval, what was measured, and every setting behind it."""
+
+    metric: str
+    value: float
+    interval: tuple[float, float]
+    n: int
+    """test samples (draws or seeds times samples are in the settings)"""
+    n_train: int
+    """labelled training samples used"""
+    settings: Mapping[str, Any]
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """further values: per draw, per class, other cut-offs"""
+
+
+class EvaluationProtocol(Protocol):
+    """A way to measure an encoder."""
+
+    @property
+    def name(self) -> str:
+        """Name in results and on the command line."""
+
+    @property
+    def baselines(self) -> tuple[str, ...]:
+        """Baselines the protocol can be run on."""
+
+    def score(self, task: Task) -> Score:
+        """Measure the task's encoder."""
