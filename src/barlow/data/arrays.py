@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import tifffile
 import torch
 from torch import Tensor
 
@@ -183,6 +184,17 @@ def open_npy(path: Path, *, channels: int | None, kind: Kind | None) -> ArraySou
     """A `.npy` file, memory-mapped when it is larger than a share of the memory."""
     array = _load(path, mmap_mode="r")
     return from_array(array, name=str(path), channels=channels, kind=kind, path=path)
+
+
+def open_tiff_stack(path: Path, *, channels: int | None) -> ArraySource:
+    """A TIFF file whose pages are the samples: [N, H, W] or with channels, 8-bit, 16-bit or float."""
+    try:
+        pages = tifffile.imread(path)
+    except Exception as error:  # damaged tags raise nearly anything
+        raise InputError(f"{path}: cannot be read as TIFF ({' '.join(str(error).split())}).") from error
+    if pages.ndim < 3 or (pages.shape[-1] in (3, 4) and pages.ndim == 3):
+        raise InputError(f"{path}: is a single image; give a stack of pages, or the folder that holds many.")
+    return from_array(pages, name=str(path), channels=channels, kind="image", path=path)
 
 
 def open_npz(path: Path, *, split: str | None, channels: int | None, kind: Kind | None) -> ArraySource:

@@ -14,13 +14,10 @@ from torch import Tensor
 
 from barlow.errors import InputError
 
-from .arrays import choose_split, split_note
-from .decode import IMAGE_SUFFIXES, Form, join_forms, natural_form, open_image
+from .decode import Form, join_forms, natural_form, open_image
 from .order import SAMPLE, hashed
 from .source import CorruptSample, IntArray, LazyImage, Source, digest
 
-SPLITS = ("train", "val", "test")
-"""Top-level folders of exactly these names are splits."""
 PROBED = 256
 """Files whose headers decide the channels and the depth of a source."""
 
@@ -75,10 +72,11 @@ class FolderSource(EncodedSource):
         return (self.root / self.keys[i]).read_bytes()
 
     def fingerprint(self) -> str:
-        return digest(self.name, [_stamp(self.root / key) for key in self.keys])
+        return digest(self.name, [file_stamp(self.root / key) for key in self.keys])
 
 
-def _stamp(path: Path) -> tuple[str, int, int]:
+def file_stamp(path: Path) -> tuple[str, int, int]:
+    """Path, size and time of a file (-1 when it is gone): changes when its content may have."""
     try:
         stat = path.stat()
     except OSError:
@@ -95,23 +93,11 @@ def from_files(
     return source
 
 
-def open_folder(root: Path, *, split: str | None, channels: int | None) -> FolderSource:
-    """Every image under `root`, sorted by path; class subfolders, where there are any, give labels.
-
-    Top-level folders named train, val or test are splits: the others are left out, and train is the default.
-    Raises InputError when there is no image, or no such split.
-    """
-    found = tuple(name for name in SPLITS if (root / name).is_dir())
-    chosen = choose_split(split, found, str(root))
-    top = root / chosen if chosen else root
-    keys = sorted(scan(top, IMAGE_SUFFIXES))
-    if not keys:
-        raise InputError(f"{top}: no images found; looked for {', '.join(sorted(IMAGE_SUFFIXES))} in all subfolders.")
-    source = from_files(top, keys, name=str(root), channels=channels)
+def open_folder(root: Path, keys: Sequence[str], *, name: str, channels: int | None) -> FolderSource:
+    """The image files `keys` under `root`; class subfolders, where there are any, give labels."""
+    source = from_files(root, keys, name=name, channels=channels)
     source.labels, source.classes = _class_folders(keys)
-    source.split_names = found
-    classes = f"labels from {len(source.classes)} subfolders" if source.classes else ""
-    source.note = "; ".join(filter(None, (split_note(chosen, found), classes)))
+    source.note = f"labels from {len(source.classes)} subfolders" if source.classes else ""
     return source
 
 

@@ -1,6 +1,9 @@
 """How much memory decoded data may take, and where caches live on disk."""
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 MEMORY_SHARE = 0.25
@@ -33,6 +36,15 @@ def _container_available(otherwise: int) -> int:
 def cache_folder() -> Path:
     """BARLOW_CACHE, or ~/.cache/barlow: decoded pixels and shard indices; safe to delete."""
     return Path(os.environ.get("BARLOW_CACHE") or Path.home() / ".cache" / "barlow").expanduser()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a cache file, its folder made: of several ranks one builds it and the others find it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def data_folder() -> Path:

@@ -1,5 +1,6 @@
 """`open_source`: from what a person names to a source."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,18 @@ from torch import Tensor
 
 from barlow.errors import InputError, suggest
 
-from .arrays import choose_split, from_array, open_npy, open_npz
-from .files import open_folder
+from . import columnar
+from .arrays import choose_split, from_array, open_npy, open_npz, open_tiff_stack, split_note
+from .decode import IMAGE_SUFFIXES
+from .files import open_folder, scan
 from .idx import is_idx, open_idx_file, open_idx_folder
 from .named import NAMES, open_named
+from .shards import expand, is_pattern, open_shards
 from .source import Kind, Source
+
+SPLITS = ("train", "val", "test")
+"""Top-level folders of exactly these names are splits."""
+_SHARDS, _TABLES = "tar shards", "Parquet or Arrow files"
 
 
 def open_source(
@@ -55,23 +63,73 @@ def _open(
         return _open_directory(path, split, channels)
     if path.is_file():
         return _open_file(path, split, channels, kind)
-    if isinstance(data, str) and not any(c in data for c in "/\\.{*"):
+    if isinstance(data, str) and is_pattern(data):
+        return _open_packed(expand(data), data, split, channels)
+    if isinstance(data, str) and not any(mark in data for mark in "/\\."):
         raise InputError(f"'{data}' is neither a path nor a data set. {suggest(data, NAMES)}")
     raise InputError(f"{data}: there is no such file or folder.")
 
 
-def _open_directory(path: Path, split: str | None, channels: int | None) -> Source:
-    if any(is_idx(file) for file in path.iterdir()):
-        return open_idx_folder(path, split=split, channels=channels)
-    return open_folder(path, split=split, channels=channels)
+def _open_directory(root: Path, split: str | None, channels: int | None) -> Source:
+    """What lies in a folder decides: IDX files, tar shards, Parquet or Arrow files, else images.
+
+    Top-level folders named train, val or test are splits: the others are left out, and train is the default.
+    """
+    if any(is_idx(file) for file in root.iterdir()):
+        return open_idx_folder(root, split=split, channels=channels)
+    found = tuple(name for name in SPLITS if (root / name).is_dir())
+    chosen = choose_split(split, found, str(root)) if found else None
+    top = root / chosen if chosen else root
+    source = _open_contents(top, str(root), None if chosen else split, channels)
+    if chosen:
+        source.split_names = found
+        source.note = "; ".join(filter(None, (split_note(chosen, found), source.note)))
+    return source
+
+
+def _open_contents(top: Path, name: str, split: str | None, channels: int | None) -> Source:
+    keys = sorted(scan(top, IMAGE_SUFFIXES | columnar.SUFFIXES | {".tar"}))
+    stored = {_store_of(Path(key).suffix.lower()) for key in keys}
+    if len(stored) > 1:
+        raise InputError(f"{top}: holds {' and '.join(sorted(stored))}; name one kind, like {top}/*.tar.")
+    if not keys:
+        raise InputError(f"{top}: no images found; looked for {', '.join(sorted(IMAGE_SUFFIXES))} in all subfolders.")
+    files = [top / key for key in keys]
+    if stored == {_TABLES}:
+        return columnar.open_tables(files, name=name, split=split, channels=channels)
+    choose_split(split, (), name)
+    if stored == {_SHARDS}:
+        return open_shards(files, name=name, channels=channels)
+    return open_folder(top, keys, name=name, channels=channels)
+
+
+def _store_of(suffix: str) -> str:
+    return _SHARDS if suffix == ".tar" else _TABLES if suffix in columnar.SUFFIXES else "images"
 
 
 def _open_file(path: Path, split: str | None, channels: int | None, kind: Kind | None) -> Source:
-    if path.suffix.lower() == ".npz":
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
         return open_npz(path, split=split, channels=channels, kind=kind)
+    if suffix in columnar.SUFFIXES or suffix == ".tar":
+        return _open_packed([path], str(path), split, channels)
     choose_split(split, (), str(path))
-    if path.suffix.lower() == ".npy":
+    if suffix == ".npy":
         return open_npy(path, channels=channels, kind=kind)
     if is_idx(path):
         return open_idx_file(path, channels=channels)
+    if suffix in (".tif", ".tiff"):
+        return open_tiff_stack(path, channels=channels)
+    if suffix in IMAGE_SUFFIXES:
+        raise InputError(f"{path}: is a single image; give the folder that holds many.")
     raise InputError(f"{path}: is not a kind of file that holds a data set; give a folder, .npz, .npy, IDX or .tar.")
+
+
+def _open_packed(files: Sequence[Path], name: str, split: str | None, channels: int | None) -> Source:
+    suffixes = {path.suffix.lower() for path in files}
+    if suffixes <= columnar.SUFFIXES:
+        return columnar.open_tables(files, name=name, split=split, channels=channels)
+    if suffixes != {".tar"}:
+        raise InputError(f"{name}: a pattern names .tar, .parquet or .arrow files, not {', '.join(sorted(suffixes))}.")
+    choose_split(split, (), name)
+    return open_shards(files, name=name, channels=channels)

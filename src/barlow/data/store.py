@@ -1,13 +1,9 @@
 """Samples decoded once: in memory, on the device, or in a memory-mapped file."""
 
-import fcntl
 import json
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -19,7 +15,7 @@ from barlow.errors import InputError
 
 from .arrays import ArraySource
 from .files import sample_indices
-from .memory import MEMORY_SHARE, available_memory, available_processors, cache_folder
+from .memory import MEMORY_SHARE, available_memory, available_processors, cache_folder, locked
 from .source import CorruptSample, IntArray, Source, digest
 
 Cache = Literal["auto", "memory", "disk", "none"]
@@ -165,7 +161,7 @@ def _on_disk(job: _Decoding, *, insist: bool) -> MappedStore | None:
     """A file per (data, samples, form), written once even when several ranks ask for it at the same time."""
     path = cache_folder() / "decoded" / f"{_cache_name(job)}.npy"
     facts = path.with_suffix(".json")
-    with _locked(path):
+    with locked(path):
         if not facts.exists():
             if shutil.disk_usage(path.parent).free < job.nbytes + _SPARE_DISK:
                 if not insist:
@@ -179,14 +175,6 @@ def _on_disk(job: _Decoding, *, insist: bool) -> MappedStore | None:
             facts.write_text(json.dumps({str(i): reason for i, reason in corrupt.items()}))
         corrupt = {int(i): reason for i, reason in json.loads(facts.read_text()).items()}
     return MappedStore(np.load(path, mmap_mode="r", allow_pickle=False), _row_numbers(job), corrupt)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _cache_name(job: _Decoding) -> str:
