@@ -6,7 +6,6 @@ formats nobody asked for.
 """
 
 import io
-import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,8 +26,8 @@ from PIL import (
     WebPImagePlugin,
 )
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_png  # type: ignore[import-untyped]
 
+from . import png16
 from .source import CorruptSample, LazyImage
 
 MAX_PIXELS = 89_478_485
@@ -118,7 +117,7 @@ def _open(data: bytes) -> "_PillowImage | _ArrayImage":
         return _open_tiff(data)
     if data.startswith(b"\x93NUMPY"):
         return _open_npy(data)
-    if data.startswith(b"\x89PNG") and data[24:25] == b"\x10":
+    if png16.is_png16(data):
         return _open_png16(data)
     return _open_pillow(data)
 
@@ -245,20 +244,9 @@ def channel_axis(shape: tuple[int, ...]) -> int | None:
 
 
 def _open_png16(data: bytes) -> _ArrayImage:
-    width, height, _, colour = struct.unpack(">IIBB", data[16:26])
-    channels = {0: 1, 2: 3, 4: 2, 6: 4}[colour]  # gray, RGB, gray and alpha, RGBA
-
-    def load() -> Array:
-        pixels = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.UNCHANGED).numpy()
-        return _over_white(pixels) if channels in (2, 4) else pixels
-
-    return _ArrayImage((channels - (channels in (2, 4)), height, width), np.uint16, 0, load)
-
-
-def _over_white(pixels: Array) -> Array:
-    """16-bit [C + 1, H, W] with alpha last -> [C, H, W] laid over white."""
-    alpha = pixels[-1:].astype(np.float64) / 65535
-    return np.rint(pixels[:-1] * alpha + 65535 * (1 - alpha)).astype(np.uint16)
+    channels, height, width = png16.header(data)
+    opaque = channels - (channels in (2, 4))
+    return _ArrayImage((opaque, height, width), np.uint16, 0, lambda: png16.read_png16(data))
 
 
 def _open_tiff(data: bytes) -> "_PillowImage | _ArrayImage":
