@@ -214,29 +214,25 @@ def _mixed(weights: dict[int, Tensor], matrices: Sequence[Tensor]) -> Tensor:
 class _CorrelationTerms(torch.autograd.Function):
     """diag(X_0' X_1) and || X_i' X_j ||_F^2 for all pairs i < j, the first without its diagonal, over all ranks' rows.
 
-    Takes the block length, the ranks and this rank's rows of each view. Matrices that fit in one block are kept for the
-    backward pass. All ranks hold the same matrices afterwards, so the adjoint of their sum is a factor W, and the
-    backward pass sends nothing.
+    Takes the block length, the ranks and this rank's rows of each view. Matrices that fit in one block are kept for
+    the backward pass, which then sends D numbers and no matrix.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(block: int, ranks: Ranks, *views: Tensor) -> tuple[Tensor, ...]:
-        diagonals, norms, kept = [], [], []
+        dim = views[0].shape[1]
+        norms, kept = [], []
         for i, j in itertools.combinations(range(len(views)), 2):
             norm = []
-            for part in _blocks(views[0].shape[1], block):
-                product = ranks.sum(views[i][:, part].mT @ views[j])
-                if (i, j) == (0, 1):
-                    diagonals.append(product.diagonal(offset=part.start).clone())
-                    product = _without_diagonal(product, part)
+            for part in _blocks(dim, block):
+                product = _product(views, i, j, part, ranks)
                 norm.append(_inner(product, product))
             norms.append(torch.stack(norm).sum())
             kept.append(product)
-        if block < views[0].shape[1]:
-            kept = []
-        return (torch.cat(diagonals), torch.stack(norms), *kept)
+        diagonal = ranks.sum((views[0] * views[1]).sum(dim=0))
+        return (diagonal, torch.stack(norms), *(kept if block >= dim else []))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -251,8 +247,8 @@ class _CorrelationTerms(torch.autograd.Function):
         if torch.is_grad_enabled():
             kept = ()
         with exact_matmul(views[0].device):
-            weights = 2 * ctx.ranks.world * grad_norms.to(views[0].dtype)
-            grad_diagonal = ctx.ranks.world * grad_diagonal
+            weights = 2 * ctx.ranks.sum(grad_norms).to(views[0].dtype)
+            grad_diagonal = ctx.ranks.sum(grad_diagonal)
             grads = [views[1] * grad_diagonal, views[0] * grad_diagonal]
             grads += [torch.zeros_like(view) for view in views[2:]]
             for pair, (i, j) in enumerate(itertools.combinations(range(ctx.count), 2)):
