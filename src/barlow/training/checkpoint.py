@@ -14,7 +14,7 @@ import re
 import shutil
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -39,16 +39,19 @@ def save(state: State, folder: Path, step: int, keep: int) -> Path:
     One process may write to a folder. Returns the file's path; raises CheckpointError when it could not be written.
     """
     path = checkpoint_path(folder, step)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder)
-        _replace(path, lambda temporary: _write(state, temporary))
+    save_file(state, path)
+    with _explained(path):
         _replace(folder / "last.pt", lambda temporary: _link(path, temporary))
         _prune(folder, step, keep)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            remove_leftovers(folder)  # a half-written file must not fill the disk
-        raise CheckpointError(_reason(error, path)) from error
+    return path
+
+
+def save_file(state: State, path: Path) -> Path:
+    """Write one file atomically, with its checksum; `load` reads it. Raises CheckpointError when it cannot."""
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent)
+        _replace(path, lambda temporary: _write(state, temporary))
     return path
 
 
@@ -247,6 +250,17 @@ def _newest_first(folder: Path) -> list[Path]:
     if last.exists() and not any(last.samefile(path) for path in paths):
         paths.append(last)
     return paths
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turns an error of the file system into one line, and leaves no half-written file to fill the disk."""
+    try:
+        yield
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            remove_leftovers(path.parent)
+        raise CheckpointError(_reason(error, path)) from error
 
 
 def _reason(error: OSError, path: Path) -> str:

@@ -1,5 +1,6 @@
 """What turns gradients into steps: LARS as Barlow Twins used it, and torch's fused AdamW, Adam and SGD."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -37,21 +38,31 @@ class LARS(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        skip: Tensor | None = getattr(self, "found_inf", None)  # torch's protocol: nonzero means leave all as it is
+        if skip is not None and skip.device.type == "cpu":
+            if skip.item():
+                return loss
+            skip = None
         for group in self.param_groups:
             trained = [p for p in group["params"] if p.grad is not None]
             weights = [p for p in trained if p.ndim > 1]
             others = [p for p in trained if p.ndim <= 1]
-            self._move(weights, _adapted(weights, group["weight_decay"], group["eta"]), group)
-            self._move(others, [_local(p.grad) for p in others], group)
+            self._move(weights, _adapted(weights, group["weight_decay"], group["eta"]), group, skip)
+            self._move(others, [_local(p.grad) for p in others], group, skip)
         return loss
 
-    def _move(self, parameters: list[Tensor], directions: list[Tensor], group: dict[str, Any]) -> None:
+    def _move(
+        self, parameters: list[Tensor], directions: list[Tensor], group: dict[str, Any], skip: Tensor | None
+    ) -> None:
         if not parameters:
             return
-        momenta = [_local(self._momentum(p)) for p in parameters]
+        weights, momenta = [_local(p) for p in parameters], [_local(self._momentum(p)) for p in parameters]
+        if skip is not None:
+            _move_unless(skip > 0, weights, momenta, directions, group["momentum"], group["lr"])
+            return
         torch._foreach_mul_(momenta, group["momentum"])
         torch._foreach_add_(momenta, directions)
-        torch._foreach_add_([_local(p) for p in parameters], momenta, alpha=-group["lr"])
+        torch._foreach_add_(weights, momenta, alpha=-group["lr"])
 
     def _momentum(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
@@ -59,6 +70,16 @@ class LARS(Optimizer):
             state["momentum_buffer"] = torch.zeros_like(parameter)
         buffer: Tensor = state["momentum_buffer"]
         return buffer
+
+
+def _move_unless(
+    skip: Tensor, weights: list[Tensor], momenta: list[Tensor], directions: list[Tensor], momentum: float, lr: float
+) -> None:
+    """The same update, or none at all where the device says `skip`: the host does not need to know."""
+    one, zero = torch.ones((), device=skip.device), torch.zeros((), device=skip.device)
+    torch._foreach_mul_(momenta, torch.where(skip, one, momentum * one))
+    torch._foreach_add_(momenta, [torch.where(skip, zero, d) for d in directions])
+    torch._foreach_add_(weights, torch._foreach_mul(momenta, torch.where(skip, zero, -lr * one)))
 
 
 def _adapted(weights: list[Tensor], weight_decay: float, eta: float) -> list[Tensor]:
@@ -149,10 +170,14 @@ def set_lr(optimizer: Optimizer, multiplier: float) -> None:
         group["lr"] = group["base_lr"] * multiplier
 
 
-def clip_gradients(optimizer: Optimizer, max_norm: float) -> Tensor:
+def clip_gradients(optimizer: Optimizer, max_norm: float = math.inf) -> Tensor:
     """Scale all gradients in place so that their joint L2 norm is at most `max_norm`; the norm before, on device."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    return torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    if math.isfinite(max_norm):  # else a pass over all gradients is saved
+        torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return norm
 
 
 def load_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:

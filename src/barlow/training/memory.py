@@ -1,0 +1,279 @@
+"""How much memory a step will take, what the device has, and what to change when it does not fit.
+
+The network is run forward and backward on fake tensors (shapes without data): nothing is computed or allocated, and
+every tensor that the real step would hold is counted while it lives.
+"""
+
+import copy
+import math
+import os
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+STATES_PER_WEIGHT = {"adamw": 2, "adam": 2, "lars": 1, "sgd": 1}
+HEADROOM = 0.9  # of what is free: allocators fragment, libraries want workspaces
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes on one rank's device at the peak of a step."""
+
+    weights: int
+    """weights and buffers, and their moving average"""
+    optimizer: int
+    """momenta"""
+    gradients: int
+    activations: int
+    """what the encoder's forward passes leave for the backward pass"""
+    projector: int
+    """the same for the projector, embeddings included"""
+    loss: int
+    """standardised embeddings and correlation or Gram matrices, with their gradients"""
+    workspace: int
+    """temporaries of the passes beyond what they leave"""
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, field.name) for field in fields(self))
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{field.name} {gib(getattr(self, field.name))}" for field in fields(self))
+        return f"{gib(self.total)} ({parts})"
+
+
+def estimate_memory(
+    encoder: nn.Module,
+    projector: nn.Module,
+    *,
+    view_shapes: Sequence[tuple[int, ...]],
+    batch: int,
+    micro_batch: int | None = None,
+    world_size: int = 1,
+    device: str = "cpu",
+    precision: str = "float32",
+    optimizer: str = "adamw",
+    form: str = "auto",
+    ema: bool = False,
+) -> MemoryEstimate:
+    """The memory of one training step, without running it.
+
+    view_shapes: shape of a sample in each of the views that go through the network, e.g. [(3, 224, 224)] * 2 (three
+    for Mixed Barlow Twins). batch: samples per rank. micro_batch: samples per forward pass of the gradient cache.
+    form: of the objective. Batch norms are counted as local ones. Raises whatever the network raises on fake tensors.
+    """
+    passes = [(shape, batch) for shape in view_shapes]
+    if micro_batch is not None and micro_batch < batch:
+        passes = [(max(view_shapes, key=math.prod), micro_batch)]
+    encoder_bytes, projector_bytes, peak, width = _measure(encoder, projector, passes, device, precision)
+    parameters = {p: p.nbytes for m in (encoder, projector) for p in m.parameters()}
+    trained = sum(size for p, size in parameters.items() if p.requires_grad)
+    buffers = sum(b.nbytes for m in (encoder, projector) for b in m.buffers())
+    averaged = sum(t.nbytes for t in (*encoder.parameters(), *encoder.buffers())) if ema else 0
+    held = encoder_bytes + projector_bytes
+    if len(passes) < len(view_shapes) or micro_batch is not None:
+        projector_bytes += 2 * 4 * len(view_shapes) * batch * width  # the cache: embeddings and their gradients
+    return MemoryEstimate(
+        weights=sum(parameters.values()) + buffers + averaged,
+        optimizer=STATES_PER_WEIGHT[optimizer] * trained,
+        gradients=trained,
+        activations=encoder_bytes,
+        projector=projector_bytes,
+        loss=loss_bytes(len(view_shapes), batch * world_size, width, form),
+        workspace=max(0, peak - held - trained),
+    )
+
+
+def loss_bytes(views: int, samples: int, width: int, form: str = "auto") -> int:
+    """Bytes of the objective over `samples` of the global batch: float32 embeddings [N, D] per view, standardised, and
+    their gradients; and per pair of views one matrix with its gradient, [N, N] in the Gram form, else [D, D]."""
+    side = samples if form == "gram" or (form == "auto" and samples < width) else width
+    matrices = views if side == samples else views * (views - 1) // 2
+    return 4 * (3 * views * samples * width + 2 * matrices * side * side)
+
+
+def available_bytes(device: str) -> int:
+    """Memory that a new process could still take on `device`: the least of the machine's and the container's."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+    if kind == "mps":
+        return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
+    return min([_machine_bytes(), *_cgroup_bytes()])
+
+
+def fits(needed: int, device_bytes: int) -> bool:
+    """Whether `needed` bytes leave the allocator room to work."""
+    return needed <= HEADROOM * device_bytes
+
+
+def choose_micro_batch(needed: Callable[[int], int], batch: int, device_bytes: int) -> int:
+    """The largest of batch, batch/2, batch/4, ... (rounded up) whose `needed(micro_batch)` bytes fit; at least 2."""
+    size = batch
+    while size > 2 and not fits(needed(size), device_bytes):
+        size = max(2, -(-size // 2))
+    return size
+
+
+def oom_advice(settings: Mapping[str, Callable[[], int]], device_bytes: int, *, most: int = 3) -> str:
+    """One line: the first three of `settings` (flags, mapped to the bytes a step would then need) that would fit."""
+    fitting: list[str] = []
+    for flags, needed in settings.items():
+        size = needed()
+        if fits(size, device_bytes):
+            fitting.append(f"{flags} (about {gib(size)})")
+        if len(fitting) == most:
+            break
+    has = f"out of memory: the device has {gib(device_bytes)} to give."
+    if not fitting:
+        return f"{has} None of the usual settings would fit: use a smaller encoder, image size or projector."
+    return f"{has} Would fit: {', or '.join(fitting)}."
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on a GPU or on the CPU (where torch raises RuntimeError)."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
+
+
+def gib(size: int) -> str:
+    """Bytes for people."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**27 else f"{size / 2**20:.1f} MiB"
+
+
+class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Bytes of the storages that operations made and that are still alive: `live`, and at most `peak`."""
+
+    def __init__(self, known: Sequence[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live = self.peak = 0
+        self._alive: dict[int, Any] = {}
+        self._known = [t.untyped_storage() for t in known]  # held, so that no id is used twice
+        self._known_ids = {s._cdata for s in self._known}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self._count(leaf.untyped_storage())
+        return out
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._alive or key in self._known_ids:
+            return
+        self._alive[key] = weakref.ref(storage, lambda _: self._free(key, size))
+        self.live += size
+        self.peak = max(self.peak, self.live)
+
+    def _free(self, key: int, size: int) -> None:
+        del self._alive[key]
+        self.live -= size
+
+
+class _LocalNorm(_BatchNorm):
+    """A batch norm that asks no other rank."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any."""
+
+
+def _measure(
+    encoder: nn.Module,
+    projector: nn.Module,
+    passes: Sequence[tuple[tuple[int, ...], int]],
+    device: str,
+    precision: str,
+) -> tuple[int, int, int, int]:
+    """Bytes left by the encoder's and by the projector's passes, peak with gradients, and the embeddings' width."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        network, tensors = _fake(nn.ModuleList([encoder, projector]), device)
+        by_encoder = by_projector = 0
+        with _LiveBytes(tensors) as tracker:
+            embeddings = []
+            for shape, samples in passes:
+                before = tracker.live
+                with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bfloat16"):
+                    features = network[0](torch.empty((samples, *shape), device=device))
+                    middle = tracker.live
+                    embeddings.append(network[1](features))
+                    del features
+                by_encoder, by_projector = by_encoder + middle - before, by_projector + tracker.live - middle
+            width = embeddings[0].shape[1]
+            torch.autograd.backward([z.sum() for z in embeddings])
+        return by_encoder, by_projector, tracker.peak, width
+
+
+def _fake(network: nn.ModuleList, device: str) -> tuple[nn.ModuleList, list[Tensor]]:
+    """The network's structure over fake tensors on `device`, in training mode; the network itself is left alone."""
+    fakes = {id(t): _fake_tensor(t, device) for t in (*network.parameters(), *network.buffers())}
+    copied: nn.ModuleList = copy.deepcopy(network, dict(fakes)).train()  # the memo puts the fakes in place
+    for module in copied.modules():
+        if isinstance(module, _BatchNorm):
+            module.__class__ = _LocalNorm
+    return copied, list(fakes.values())
+
+
+def _fake_tensor(tensor: Tensor, device: str) -> Tensor:
+    """Within a fake mode: the same shape and layout without data."""
+    fake = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+    return nn.Parameter(fake, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fake
+
+
+def _machine_bytes() -> int:
+    """Memory of the machine that can be had without swapping."""
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        values = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        return int(values["MemAvailable"].split()[0]) * 1024
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return 2**62  # unknown: no limit is claimed
+
+
+def _cgroup_bytes(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """What each control group around this process still allows; version 2 and version 1."""
+    rooms: list[int] = []
+    for line in membership.read_text().splitlines() if membership.exists() else []:
+        _, controllers, path = line.split(":", 2)
+        if controllers in ("", "memory"):
+            base = root / controllers
+            for folder in _upwards(base, path):
+                room = _room(folder, version_2=not controllers)
+                rooms += [] if room is None else [room]
+    return rooms
+
+
+def _upwards(base: Path, path: str) -> list[Path]:
+    """The group's folder and its parents, up to the mount."""
+    parts = [part for part in path.split("/") if part]
+    return [base.joinpath(*parts[:k]) for k in range(len(parts), -1, -1)]
+
+
+def _room(folder: Path, *, version_2: bool) -> int | None:
+    limit_name, used_name, cache_name = (
+        ("memory.max", "memory.current", "inactive_file")
+        if version_2
+        else ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    )
+    try:
+        limit = (folder / limit_name).read_text().strip()
+        used = int((folder / used_name).read_text())
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except OSError:
+        return None  # no such group in this container's view
+    if limit == "max":
+        return None
+    return max(0, int(limit) - used + int(stat.get(cache_name, 0)))  # the page cache gives way

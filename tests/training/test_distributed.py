@@ -1,0 +1,211 @@
+"""Several processes on one machine: collectives, and an end for all when one fails, with the reason."""
+
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from barlow.errors import InputError
+from barlow.training.distributed import (
+    World,
+    any_rank,
+    check_ranks_agree,
+    ending_together,
+    from_main,
+    gather,
+    set_up,
+    shut_down,
+)
+
+PROLOGUE = """
+import os, signal, sys, time, traceback
+import torch, torch.distributed as dist
+from barlow.errors import InputError
+from barlow.training.distributed import *
+torch.set_num_threads(1)
+children = []
+for rank in range({size}):
+    child = os.fork()
+    if child == 0:
+        os.environ.update(RANK=str(rank), WORLD_SIZE="{size}", LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1",
+                          MASTER_PORT="{port}")
+        code = 1
+        try:
+            main()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        os._exit(code)
+    children.append(child)
+for rank, child in enumerate(children):
+    print("exit", rank, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the ranks of one rehearsal."""
+
+    out: list[str]
+    err: str
+    wall_s: float
+
+    @property
+    def exits(self) -> list[int]:
+        return [int(line.split()[2]) for line in self.out if line.startswith("exit")]
+
+
+def rehearse(main: str, size: int) -> Outcome:
+    """Run `main` (source of a function `main()`) in `size` forked processes that know of each other as by torchrun."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    prologue, fork = PROLOGUE.format(size=size, port=port).split("children = []")
+    begin = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", f"{prologue}\n{main}\nchildren = []{fork}"], capture_output=True, text=True, timeout=120
+    )
+    return Outcome(done.stdout.splitlines(), done.stderr, time.monotonic() - begin)
+
+
+def test_a_process_alone_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    world = set_up("cpu")
+    assert (world, world.is_main) == (World(0, 1, 0), True)
+    assert (any_rank(True), any_rank(False), gather("x"), from_main(3)) == (True, False, ["x"], 3)
+    check_ranks_agree("seed", 1)
+    with ending_together(world):
+        pass
+    shut_down()
+
+
+def test_half_a_torchrun_environment_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(InputError, match="RANK is set but MASTER_ADDR is not: start the run with torchrun"):
+        set_up("cpu")
+
+
+def test_more_processes_than_gpus_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {"RANK": "8", "WORLD_SIZE": "16", "LOCAL_RANK": "8", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    with pytest.raises(InputError, match="9 processes or more on a machine with 8 GPUs"):
+        set_up("cuda")
+
+
+COLLECTIVES = """
+def main():
+    world = set_up("cpu")
+    with ending_together(world):
+        assert any_rank(world.rank == 1) and not any_rank(False)
+        assert gather({"rank": world.rank}) == [{"rank": 0}, {"rank": 1}, {"rank": 2}]
+        assert from_main(world.rank * 10 + 7) == 7
+        check_ranks_agree("seed", 5)
+        try:
+            check_ranks_agree("seed", 5 if world.rank < 2 else 6)
+        except InputError as error:
+            assert str(error) == "seed differs between ranks: 5 on rank 0, 6 on rank 2.", error
+        else:
+            raise AssertionError
+    shut_down()
+"""
+
+
+@pytest.mark.slow
+def test_collectives_give_the_same_answer_on_every_rank() -> None:
+    outcome = rehearse(COLLECTIVES, 3)
+    assert outcome.exits == [0, 0, 0], outcome.err
+
+
+RAISING = """
+def main():
+    world = set_up("cpu")
+    with ending_together(world, lost_after_s=6):
+        dist.barrier()
+        if world.rank == 1:
+            raise ValueError("the disk of this machine is on fire")
+        if world.rank == 0:
+            time.sleep(60)  # busy with something else
+        any_rank(False)  # waits for rank 1 for ever
+"""
+
+
+@pytest.mark.slow
+def test_an_exception_on_one_rank_ends_all_with_its_reason() -> None:
+    outcome = rehearse(RAISING, 3)
+    assert outcome.exits == [1, 1, 1]
+    assert outcome.wall_s < 20
+    reason = "the disk of this machine is on fire"
+    assert f"rank 0 ends: rank 1 on {socket.gethostname()} failed: ValueError: {reason}" in outcome.err
+    assert f"rank 2 ends: rank 1 on {socket.gethostname()} failed: ValueError: {reason}" in outcome.err
+
+
+KILLED = """
+def main():
+    world = set_up("cpu")
+    with ending_together(world, lost_after_s=3):
+        dist.barrier()
+        if world.rank == {victim}:
+            os.kill(os.getpid(), signal.{how})
+        while True:
+            any_rank(False)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_rank_ends_all_within_the_stated_time_and_is_named() -> None:
+    outcome = rehearse(KILLED.format(victim=2, how="SIGKILL"), 3)
+    assert outcome.exits == [1, 1, -9]
+    assert outcome.wall_s < 20
+    for rank in (0, 1):
+        assert f"rank {rank} ends: rank 2 is lost: no sign of life for 3 s" in outcome.err
+
+
+@pytest.mark.slow
+def test_the_loss_of_the_rank_that_holds_the_store_ends_all_too() -> None:
+    outcome = rehearse(KILLED.format(victim=0, how="SIGKILL"), 2)
+    assert outcome.exits == [-9, 1]
+    assert "rank 1 ends: 127.0.0.1, which ties the ranks together, does not answer any more" in outcome.err
+
+
+SHARDED = """
+import copy
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from barlow.training.optimizers import build_optimizer, clip_gradients, parameter_groups
+
+def train(net):
+    optimizer = build_optimizer("lars", parameter_groups(net), lr=0.2, lr_biases=0.005, weight_decay=0.01)
+    for step in range(5):
+        torch.manual_seed(step)
+        net(torch.randn(6, 5)).square().mean().backward()
+        norm = clip_gradients(optimizer, 0.5)
+        optimizer.step()
+        optimizer.zero_grad()
+    return norm
+
+def main():
+    set_up("cpu")
+    torch.manual_seed(0)
+    whole = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3))
+    parts = copy.deepcopy(whole)
+    from torch.distributed.device_mesh import init_device_mesh
+    fully_shard(parts, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+    torch.testing.assert_close(train(whole), train(parts))
+    for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(a, b.full_tensor(), rtol=1e-6, atol=1e-7)
+    shut_down()
+"""
+
+
+@pytest.mark.slow
+def test_lars_and_clipping_on_sharded_weights_equal_those_on_whole_ones() -> None:
+    outcome = rehearse(SHARDED, 2)
+    assert outcome.exits == [0, 0], outcome.err
