@@ -1,6 +1,12 @@
 """Health without labels: rank, collapse, geometry, overfitting, the mixing assumption, and a verdict in words."""
 
-from barlow.diagnostics.collapse import correlation_summary, cross_correlation, dead_share, relative_spread
+from barlow.diagnostics.collapse import (
+    correlation_sample,
+    correlation_summary,
+    cross_correlation,
+    dead_share,
+    relative_spread,
+)
 from barlow.diagnostics.expected import expected_initial_loss
 from barlow.diagnostics.geometry import alignment, class_distances, uniformity
 from barlow.diagnostics.health import health
@@ -17,6 +23,7 @@ __all__ = [
     "alignment",
     "alpha_req",
     "class_distances",
+    "correlation_sample",
     "correlation_summary",
     "covariance_eigenvalues",
     "cross_correlation",

@@ -1,5 +1,7 @@
 """Signs of collapse: features that never change, and features that repeat each other."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -38,6 +40,17 @@ def cross_correlation(z_a: Floats, z_b: Floats) -> NDArray[np.float64]:
 
 def _standardise(z: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray((z - z.mean(axis=0)) / np.sqrt(z.var(axis=0) + EPS))
+
+
+def correlation_sample(z_a: Floats, z_b: Floats, side: int = 64) -> dict[str, Any]:
+    """C between `side` features evenly spaced over the width, for a picture: `matrix` [s, s] (three decimals), `width`.
+
+    Chosen features keep the diagonal as it is; averaging blocks of C would wash it out.
+    """
+    width = z_a.shape[1]
+    chosen = np.unique(np.linspace(0, width - 1, min(side, width)).round().astype(int))
+    c = cross_correlation(z_a[:, chosen], z_b[:, chosen])
+    return {"matrix": c.round(3).tolist(), "width": width}
 
 
 def correlation_summary(z_a: Floats, z_b: Floats) -> dict[str, float]:

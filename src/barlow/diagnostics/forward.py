@@ -13,6 +13,6 @@ BLOCK = 256
 def forward(encoder: nn.Module, projector: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """Features h [N, F] and embeddings z [N, D], float32, of model inputs [N, C, h, w]."""
     with eval_mode(encoder, projector):
-        features = [encoder(block).float() for block in images.split(BLOCK)]
+        features = [encoder(block).float() for block in torch.split(images, BLOCK)]
         embeddings = [projector(block).float() for block in features]
     return torch.cat(features), torch.cat(embeddings)

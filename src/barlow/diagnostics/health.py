@@ -7,13 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from barlow.diagnostics.collapse import correlation_summary, dead_share, relative_spread
+from barlow.diagnostics.collapse import correlation_sample, correlation_summary, dead_share, relative_spread
 from barlow.diagnostics.forward import forward
 from barlow.diagnostics.geometry import alignment, class_distances, uniformity
 from barlow.diagnostics.lidar import lidar
 from barlow.diagnostics.mixing import mixing_deviation
 from barlow.diagnostics.overfitting import Objective, Views, check_sizes, view_loss
-from barlow.diagnostics.spectrum import alpha_req, effective_rank, rankme
+from barlow.diagnostics.spectrum import alpha_req, effective_rank, rankme, singular_values
 from barlow.diagnostics.verdict import Evidence, verdict
 
 Floats = NDArray[np.floating]
@@ -71,6 +71,8 @@ def health(
         step=step,
     )
     report: dict[str, Any] = {"n": len(z_a), "feature_dim": h_a.shape[1], "width": z_a.shape[1], **measured}
+    report["spectrum"] = [float(f"{value:.4g}") for value in singular_values(features[0])]
+    report["correlation"] = correlation_sample(*embeddings)
     if evidence.loss_gap is not None:
         report["loss_gap"] = evidence.loss_gap
     if labels is not None:

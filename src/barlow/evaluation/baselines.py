@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
+from sklearn.decomposition import PCA  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -40,7 +40,8 @@ class PrincipalPixels(nn.Module):
         self.register_buffer("components", torch.as_tensor(components, dtype=torch.float32))
 
     def forward(self, x: Tensor) -> Tensor:
-        return (self.pixels(x) - self.mean) @ self.components.T
+        pixels: Tensor = self.pixels(x)
+        return (pixels - self.mean) @ self.components.T
 
 
 def raw_pixels(encoder: Encoder) -> Encoder:

@@ -1,0 +1,178 @@
+"""Verdicts on encoders built to be healthy or ill in one known way."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from barlow.diagnostics import Evidence, expected_initial_loss, health, overfitting_evidence, verdict
+from barlow.errors import InputError
+from barlow.objectives import BarlowTwinsLoss, MixedBarlowTwinsLoss
+
+WIDTH = 16
+LAMBD = 1 / 128
+
+
+def views(n: int, seed: int, noise: float = 0.1) -> tuple[Tensor, Tensor]:
+    """Two views [n, 2 WIDTH, 1, 1]: WIDTH values that they share, up to noise, and WIDTH that are each one's own."""
+    generator = torch.Generator().manual_seed(seed)
+    content = torch.randn(n, WIDTH, generator=generator)
+
+    def one() -> Tensor:
+        kept = content + noise * torch.randn(n, WIDTH, generator=generator)
+        return torch.cat([kept, torch.randn(n, WIDTH, generator=generator)], dim=1)[..., None, None]
+
+    return one(), one()
+
+
+class Content(nn.Module):
+    """A good encoder: what the views share."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, :WIDTH]
+
+
+class Nuisance(nn.Module):
+    """An encoder that has learnt nothing yet: what is different in every view."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, WIDTH:]
+
+
+class Constant(nn.Module):
+    """The same output for every image, up to a millionth."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 1 + 1e-6 * x.flatten(1)[:, :WIDTH]
+
+
+class OneDirection(nn.Module):
+    """One shared value, written into every feature."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, :1].repeat(1, WIDTH)
+
+
+class Memory(nn.Module):
+    """Knows its training images by heart, and sees nuisance in any other image."""
+
+    def __init__(self, images: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("known", images.flatten(1)[:, :WIDTH])
+
+    def forward(self, x: Tensor) -> Tensor:
+        content = x.flatten(1)[:, :WIDTH]
+        distance, row = torch.cdist(content, self.known).min(dim=1)  # type: ignore[arg-type]
+        trust = (distance < 1.0).float()[:, None]
+        return trust * self.known[row] + (1 - trust) * x.flatten(1)[:, WIDTH:]  # type: ignore[index]
+
+
+HELD, TRAIN = views(400, 1), views(400, 2)
+
+
+def examine(encoder: nn.Module, **more: object) -> dict[str, object]:
+    arguments = {"train_pairs": TRAIN, "n_train": 50_000, "step": 1000, "initial_loss": 20.0, **more}
+    return health(encoder, nn.Identity(), HELD, BarlowTwinsLoss(LAMBD), **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("encoder", "more", "state"),
+    [
+        (Content(), {}, "healthy"),
+        (Constant(), {}, "collapsed-constant"),
+        (OneDirection(), {}, "collapsed-dimensional"),
+        (Nuisance(), {"initial_loss": 16.5}, "not-learning-yet"),
+        (Nuisance(), {"initial_loss": None, "train_pairs": None}, "not-learning-yet"),
+        (Content(), {"step": 0}, "not-learning-yet"),
+        (Memory(TRAIN[0]), {}, "overfitting"),
+        (Content(), {"n_train": 60}, "too-little-data"),
+    ],
+)
+def test_each_encoder_gets_the_verdict_it_was_built_for(
+    encoder: nn.Module, more: dict[str, object], state: str
+) -> None:
+    found = examine(encoder, **more)["verdict"]
+    assert isinstance(found, dict)
+    assert found["state"] == state
+    assert found["text"].endswith(".")
+    assert found["evidence"]["n"] == 400
+
+
+def test_a_held_out_loss_that_rises_again_is_overfitting_before_the_gap_is_wide() -> None:
+    evidence = Evidence(
+        n=500, width=128, dead_share=0.0, relative_spread=1.0, effective_rank=60.0, diagonal=0.9, off_diagonal=0.05,
+        heldout_loss=30.0, train_loss=20.0, initial_loss=100.0, best_heldout_loss=30.0,
+    )  # fmt: skip
+    assert verdict(evidence).state == "healthy"
+    risen = Evidence(**{**_fields(evidence), "best_heldout_loss": 25.0})  # type: ignore[arg-type]
+    assert verdict(risen).state == "overfitting"
+    assert "its lowest was 25" in verdict(risen).text
+
+
+def _fields(evidence: Evidence) -> dict[str, object]:
+    return {name: getattr(evidence, name) for name in evidence.__dataclass_fields__}
+
+
+def test_the_text_names_the_figures_it_rests_on() -> None:
+    found = examine(Memory(TRAIN[0]))
+    text = found["verdict"]["text"]  # type: ignore[index]
+    assert f"{found['heldout_loss']:.4g}" in text
+    assert f"{found['train_loss']:.4g}" in text
+
+
+def test_losses_are_the_objective_on_both_slices_alike() -> None:
+    objective = BarlowTwinsLoss(LAMBD)
+    found = overfitting_evidence(Content(), nn.Identity(), TRAIN, HELD, objective)
+    expected = [float(objective(*(Content()(view) for view in pair))) for pair in (TRAIN, HELD)]
+    assert [found["train_loss"], found["heldout_loss"]] == pytest.approx(expected)
+    assert found["loss_gap"] == pytest.approx((expected[1] - expected[0]) / expected[1])
+    with pytest.raises(InputError, match="equal size"):
+        overfitting_evidence(Content(), nn.Identity(), views(10, 3), HELD, objective)
+
+
+def test_the_report_is_json_and_the_networks_are_as_before() -> None:
+    encoder, projector = nn.Sequential(Content(), nn.BatchNorm1d(WIDTH)), nn.Sequential(nn.Linear(WIDTH, 32))
+    encoder.train()
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    labels = np.arange(400) % 3
+    found = health(encoder, projector, HELD, BarlowTwinsLoss(LAMBD), labels=labels)
+    assert json.loads(json.dumps(found)) == found
+    assert encoder.training
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+    assert found["class_distances"]["ratio"] == pytest.approx(1.0, abs=0.05)
+    assert (found["n"], found["feature_dim"], found["width"]) == (400, WIDTH, 32)
+
+
+def test_figures_of_a_known_encoder() -> None:
+    found = health(Content(), nn.Identity(), HELD, BarlowTwinsLoss(LAMBD))
+    assert found["effective_rank"] == pytest.approx(WIDTH, rel=0.05)
+    assert found["diagonal"] == pytest.approx(1 / 1.01, abs=0.005)  # noise variance 0.01 beside a content of 1
+    assert found["off_diagonal"] == pytest.approx(np.sqrt(2 / np.pi / 400), rel=0.2)  # sampling noise alone
+    assert found["dead_share"] == 0.0
+
+
+@pytest.mark.parametrize(("width", "batch"), [(8, 32), (64, 16)])
+def test_the_expected_loss_is_the_mean_loss_of_unrelated_embeddings(width: int, batch: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    objective, plain = MixedBarlowTwinsLoss(LAMBD, 4.0), BarlowTwinsLoss(LAMBD)
+    sums: dict[str, list[float]] = {"mix": [], "invariance": [], "redundancy": []}
+    for _ in range(400):
+        z_a, z_b, z_m = (torch.randn(batch, width, generator=generator, dtype=torch.float64) for _ in range(3))
+        mix = torch.rand((), generator=generator, dtype=torch.float64)
+        permutation = torch.randperm(batch, generator=generator)
+        terms = objective.terms(z_a, z_b, z_m, mix, permutation)
+        assert plain.terms(z_a, z_b)["redundancy"] == pytest.approx(float(terms["redundancy"]))
+        for name, values in sums.items():
+            values.append(float(terms[name]))
+    expected = expected_initial_loss(width, batch, LAMBD, 4.0)
+    for name, values in sums.items():
+        assert expected[name] == pytest.approx(np.mean(values), rel=0.02), name
+    assert expected["loss"] == pytest.approx(sum(expected[name] for name in sums))
+    assert "mix" not in expected_initial_loss(width, batch, LAMBD)
+
+
+def test_an_expected_loss_without_a_batch_is_refused() -> None:
+    with pytest.raises(InputError, match="a batch of 3"):
+        expected_initial_loss(64, 2, LAMBD)

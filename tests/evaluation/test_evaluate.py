@@ -1,0 +1,193 @@
+"""From data to results: splits, baselines, warnings, refusals, and files."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from barlow.data import Source
+from barlow.data.arrays import from_array
+from barlow.errors import InputError
+from barlow.evaluation import KNN, PROTOCOLS, Retrieval, encoder_hash, evaluate, random_init, raw_pixels
+from barlow.evaluation.evaluate import split_data
+from barlow.models import Encoder, Preprocess, build_encoder
+
+CLASSES = 4
+
+
+class Oracle(nn.Module):
+    """Reads the class from the first pixel, where `patterns` wrote it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        label = (x[:, 0, 0, 0] * 255).round().long() // 50
+        return nn.functional.one_hot(label, CLASSES + 1).float()
+
+
+class Constant(nn.Module):
+    """A collapsed encoder."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ones(len(x), 5)
+
+
+def patterns(n: int = 200, seed: int = 0, labelled: bool = True) -> Source:
+    """Noise images [n, 8, 8] whose class is the first pixel."""
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (n, 8, 8), dtype=np.uint8)
+    labels = np.arange(n) % CLASSES
+    images[:, 0, 0] = 50 * labels + 10
+    return from_array(images, name="patterns", labels=labels if labelled else None)
+
+
+def wrapped(module: nn.Module) -> Encoder:
+    encoder = build_encoder(module, channels=1, image_size=8)
+    encoder.preprocess = Preprocess(8, 1, (0.0,), (1.0,))
+    return encoder
+
+
+def learnable() -> Encoder:
+    torch.manual_seed(0)
+    return wrapped(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 16)))
+
+
+@pytest.mark.parametrize("protocol", ["knn", "linear", "few-shot", "few-shot-ridge", "retrieval"])
+def test_a_perfect_encoder_scores_one_and_a_collapsed_one_chance(protocol: str) -> None:
+    for result in evaluate(wrapped(Oracle()), patterns(), (protocol,), baselines=()):
+        assert result.value == pytest.approx(1.0)
+    for result in evaluate(wrapped(Constant()), patterns(), (protocol,), baselines=()):
+        assert result.value == pytest.approx(1 / CLASSES, abs=0.02)
+
+
+def test_a_result_states_its_protocol_split_seed_encoder_and_baselines() -> None:
+    encoder = learnable()
+    (result,) = evaluate(encoder, patterns(), (KNN(5, 0.1),), held_out=0.2, seed=3)
+    stated = json.loads(json.dumps(result.to_dict()))
+    assert stated["protocol"] == "knn-k5-t0.1"
+    assert (stated["data"], stated["n"], stated["n_train"], stated["seed"]) == ("patterns", 40, 160, 3)
+    assert stated["split"] == "20% held out of every class, seed 3"
+    assert stated["settings"]["k"] == 5
+    assert stated["settings"]["temperature"] == 0.1
+    assert stated["encoder_hash"] == encoder_hash(encoder)
+    assert set(stated["baselines"]) == {"raw-pixels", "random-init"}
+    for baseline in stated["baselines"].values():
+        assert baseline["interval"][0] <= baseline["value"] <= baseline["interval"][1]
+    assert stated["interval"][0] <= stated["value"] <= stated["interval"][1]
+    assert stated["wall_s"] >= 0
+
+
+def test_the_same_seed_gives_the_same_result() -> None:
+    first, second = (evaluate(learnable(), patterns(), ("few-shot",), seed=5) for _ in range(2))
+    for a, b in zip(first, second, strict=True):
+        assert (a.value, a.interval, a.baselines) == (b.value, b.interval, b.baselines)
+
+
+def test_a_held_out_split_is_stratified_seeded_and_disjoint() -> None:
+    splits = split_data(patterns(), channels=1, held_out=0.2, seed=1)
+    assert not set(splits.train.indices) & set(splits.test.indices)
+    assert np.bincount(splits.test.labels).tolist() == [10] * CLASSES
+    other = split_data(patterns(), channels=1, held_out=0.2, seed=2)
+    assert set(other.test.indices) != set(splits.test.indices)
+
+
+def test_data_with_its_own_test_split_is_scored_on_that(tmp_path: object) -> None:
+    train, test = patterns(80, 0), patterns(40, 1)
+    assert train.labels is not None
+    assert test.labels is not None
+    path = f"{tmp_path}/data.npz"
+    pixels = [torch.stack([source.read(i) for i in range(len(source))]).numpy()[:, 0] for source in (train, test)]
+    np.savez(path, x_train=pixels[0], y_train=train.labels, x_test=pixels[1], y_test=test.labels)
+    (result,) = evaluate(wrapped(Oracle()), path, (KNN(3),), baselines=())
+    assert (result.n, result.n_train) == (40, 80)
+    assert "the data's own" in result.split
+
+
+def test_images_in_both_splits_are_counted_in_a_warning() -> None:
+    source = patterns(40)
+    doubled = np.concatenate([torch.stack([source.read(i) for i in range(40)]).numpy()[:, 0]] * 2)
+    data = from_array(doubled, name="doubled", labels=np.arange(80) % CLASSES)
+    (result,) = evaluate(wrapped(Oracle()), data, (KNN(3),), baselines=(), held_out=0.5)
+    assert any("also in the labelled training split" in warning for warning in result.warnings)
+    (clean,) = evaluate(wrapped(Oracle()), patterns(80), (KNN(3),), baselines=())
+    assert clean.warnings == ()
+
+
+def test_without_labels_a_class_score_is_refused_and_the_alternatives_are_named() -> None:
+    with pytest.raises(InputError, match=r"no labels.*barlow report.*barlow search"):
+        evaluate(wrapped(Oracle()), patterns(labelled=False))
+
+
+def test_unknown_protocols_and_baselines_get_the_nearest_right_name() -> None:
+    with pytest.raises(InputError, match="Did you mean 'linear'"):
+        evaluate(wrapped(Oracle()), patterns(), ("liner",))
+    with pytest.raises(InputError, match="Did you mean 'raw-pixels'"):
+        evaluate(wrapped(Oracle()), patterns(), baselines=("raw-pixel",))
+    with pytest.raises(InputError, match="no protocol"):
+        evaluate(wrapped(Oracle()), patterns(), ())
+
+
+def test_a_baseline_that_cannot_be_made_is_left_out_and_said_so() -> None:
+    class Free(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(64, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(1) @ self.weight
+
+    (result,) = evaluate(wrapped(Free()), patterns(), (KNN(3),))
+    assert set(result.baselines) == {"raw-pixels"}
+    assert any("random-init left out" in warning for warning in result.warnings)
+
+
+def test_an_encoder_that_drifts_is_an_error() -> None:
+    class Drifting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return x.flatten(1)
+
+    with pytest.raises(RuntimeError, match="changed"):
+        evaluate(wrapped(Drifting()), patterns(), (KNN(3),), baselines=())
+
+
+def test_raw_pixels_are_the_pixels_the_encoder_sees_averaged_to_at_most_32() -> None:
+    small = raw_pixels(wrapped(Oracle()))
+    x = torch.rand(2, 1, 8, 8)
+    assert torch.equal(small(x), x.flatten(1))
+    large = build_encoder(Constant(), channels=3, image_size=64)
+    large.preprocess = Preprocess(64, 3, (0.0,) * 3, (1.0,) * 3)
+    y = torch.rand(2, 3, 64, 64)
+    averaged = y.view(2, 3, 32, 2, 32, 2).mean(dim=(3, 5)).flatten(1)
+    torch.testing.assert_close(raw_pixels(large)(y), averaged)
+    assert raw_pixels(large).feature_dim == 3 * 32 * 32
+
+
+@pytest.mark.parametrize("make", [learnable, lambda: _named()])
+def test_random_init_has_the_architecture_but_none_of_the_weights(make: object) -> None:
+    encoder: Encoder = make()  # type: ignore[operator]
+    state = torch.random.get_rng_state()
+    fresh = random_init(encoder, seed=1)
+    assert torch.equal(torch.random.get_rng_state(), state)  # the caller's generator is not touched
+    assert fresh.architecture == encoder.architecture
+    shapes = {name: value.shape for name, value in encoder.state_dict().items()}
+    assert {name: value.shape for name, value in fresh.state_dict().items()} == shapes
+    assert encoder_hash(random_init(encoder, seed=1)) == encoder_hash(fresh)
+    weights = dict(encoder.named_parameters())
+    assert all(not torch.equal(p, weights[name]) for name, p in fresh.named_parameters() if p.ndim > 1)
+
+
+def _named() -> Encoder:
+    encoder = build_encoder("resnet10-narrow", channels=1, image_size=8)
+    encoder.preprocess = Preprocess(8, 1, (0.0,), (1.0,))
+    return encoder
+
+
+def test_every_protocol_name_stands_for_protocols_with_names_of_their_own() -> None:
+    names = [protocol.name for group in PROTOCOLS.values() for protocol in group]
+    assert len(names) == len(set(names))
+    assert Retrieval().name == "retrieval"
