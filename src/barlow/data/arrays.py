@@ -231,9 +231,9 @@ def _member(archive: Any, key: str, path: Path) -> Array:
 
 
 def _unloadable(path: Path, error: Exception) -> InputError:
-    if "allow_pickle" in str(error):
+    if "Object arrays" in str(error):
         return InputError(f"{path}: holds Python objects, which are not loaded; save plain numeric arrays.")
-    return InputError(f"{path}: cannot be read as a NumPy file ({' '.join(str(error).split())}).")
+    return InputError(f"{path}: cannot be read as a NumPy file.")
 
 
 def _split_of(key: str) -> str | None:

@@ -82,7 +82,7 @@ def _unpack(files: Sequence[Path], blob: Path, name: str) -> Index:
     ends = np.cumsum(np.array(sizes, np.int64))
     return Index(
         keys=[f"row {i}" for i in range(len(sizes))],
-        file=np.zeros(len(sizes), np.int64),
+        shard=np.zeros(len(sizes), np.int64),
         offset=ends - np.array(sizes, np.int64),
         size=np.array(sizes, np.int64),
         labels=_known(labels),

@@ -1,12 +1,12 @@
 """Many encoded samples in few files, each at a known offset: tar shards, and what Parquet files are unpacked to."""
 
 import json
-import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ class Index:
     """Where each of N samples lies."""
 
     keys: list[str]
-    file: IntArray
+    shard: IntArray
+    """[N] number of the file that holds it."""
     offset: IntArray
     size: IntArray
     labels: IntArray | None = None
@@ -29,12 +30,21 @@ class Index:
     def save(self, path: Path) -> None:
         """Write atomically: several ranks may build the same index at the same time."""
         facts = json.dumps({"keys": self.keys, "classes": self.classes}).encode()
-        arrays = {"file": self.file, "offset": self.offset, "size": self.size, "facts": np.frombuffer(facts, np.uint8)}
+        arrays = {
+            "shard": self.shard,
+            "offset": self.offset,
+            "size": self.size,
+            "facts": np.frombuffer(facts, np.uint8),
+        }
         if self.labels is not None:
             arrays["labels"] = self.labels
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".barlow-", delete=False) as temporary:
-            np.savez(temporary, **arrays)  # type: ignore[arg-type]  # stubs mistake the names
-        Path(temporary.name).replace(path)
+        temporary = path.with_name(f".{path.name.lstrip('.')}.{uuid4().hex}")
+        try:
+            with temporary.open("wb") as file:
+                np.savez(file, **arrays)  # type: ignore[arg-type]  # the stubs take a name for an option
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path) -> "Index | None":
@@ -43,7 +53,7 @@ class Index:
             with np.load(path, allow_pickle=False) as stored:
                 facts: dict[str, Any] = json.loads(stored["facts"].tobytes())
                 labels = stored["labels"] if "labels" in stored.files else None
-                arrays = {name: stored[name] for name in ("file", "offset", "size")}
+                arrays = {name: stored[name] for name in ("shard", "offset", "size")}
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             return None
         classes = tuple(facts["classes"]) if facts["classes"] else None
@@ -61,7 +71,7 @@ class PackedSource(EncodedSource):
 
     def stored(self, i: int) -> bytes:
         size = int(self.index.size[i])
-        with self.files[int(self.index.file[i])].open("rb", buffering=0) as file:
+        with self.files[int(self.index.shard[i])].open("rb", buffering=0) as file:
             file.seek(int(self.index.offset[i]))
             data = file.read(size)
         if len(data) < size:

@@ -70,7 +70,7 @@ def open_shards(files: Sequence[Path], *, name: str, channels: int | None) -> Pa
     places = (files[0].parent / f".{stored}", cache_folder() / "index" / stored)
     index = read_or_build(places, lambda: _build(files, name))
     source = packed_source(index, files, name=name, stamps=stamps, channels=channels)
-    source.groups = index.file
+    source.groups = index.shard
     source.note = f"{len(files)} shards"
     return source
 
@@ -82,7 +82,7 @@ def _build(files: Sequence[Path], name: str) -> Index:
     numbers, keys, offsets, sizes, labels = zip(*rows, strict=True)
     return Index(
         keys=list(keys),
-        file=np.array(numbers, np.int64),
+        shard=np.array(numbers, np.int64),
         offset=np.array(offsets, np.int64),
         size=np.array(sizes, np.int64),
         labels=None if None in labels else np.array(labels, np.int64),
