@@ -1,0 +1,226 @@
+"""The estimate of a step's memory: counted by hand, against a real step, and what is advised from it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from barlow.training import memory
+from barlow.training.memory import (
+    available_bytes,
+    choose_micro_batch,
+    estimate_memory,
+    is_out_of_memory,
+    loss_bytes,
+    oom_advice,
+    usable_bytes,
+)
+
+GIB = 2**30
+
+
+class Checkpointed(nn.Sequential):
+    """Layers whose activations are made again in the backward pass."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        for layer in self:
+            out = torch.utils.checkpoint.checkpoint(layer, input, use_reentrant=False)
+            assert isinstance(out, torch.Tensor)
+            input = out
+        return input
+
+
+def parts() -> tuple[nn.Module, nn.Module]:
+    return nn.Sequential(nn.Linear(10, 20, bias=False), nn.ReLU()), nn.Linear(20, 6)
+
+
+def test_a_small_network_is_counted_exactly_as_by_hand() -> None:
+    encoder, projector = parts()
+    found = estimate_memory(encoder, projector, view_shapes=[(10,)] * 3, batch=7, optimizer="adamw", ema=True)
+    weights = 4 * (10 * 20 + 20 * 6 + 6)
+    assert found.weights == weights + 4 * 10 * 20  # and the average of the encoder
+    assert found.gradients == weights
+    assert found.optimizer == 2 * weights
+    assert found.activations == 3 * 4 * 7 * (10 + 20)  # the view, and ReLU's output; the linear layer's is freed
+    assert found.projector == 3 * 4 * 7 * 6
+    assert found.loss == loss_bytes(3, 7, 6)
+    assert (
+        found.total
+        == sum((found.weights, found.gradients, found.optimizer, found.activations, found.projector, found.loss))
+        + found.workspace
+    )
+
+
+def test_frozen_weights_have_no_gradient_and_no_momentum() -> None:
+    encoder, projector = parts()
+    encoder.requires_grad_(False)
+    found = estimate_memory(encoder, projector, view_shapes=[(10,)] * 2, batch=7, optimizer="lars")
+    assert found.gradients == found.optimizer == 4 * (20 * 6 + 6)
+
+
+@pytest.mark.parametrize(
+    ("form", "n", "expected"), [("gram", 8, 8), ("correlation", 8, 64), ("auto", 8, 8), ("auto", 128, 64)]
+)
+def test_the_loss_is_counted_in_the_form_that_is_used(form: str, n: int, expected: int) -> None:
+    matrices = (2 if expected == n else 1) * 2 * expected**2
+    assert loss_bytes(2, n, 64, form) == 4 * (3 * 2 * n * 64 + matrices)
+
+
+def test_activations_grow_with_the_batch_and_shrink_with_micro_batches_and_checkpointing() -> None:
+    def layers(kind: type[nn.Sequential]) -> nn.Sequential:
+        return kind(*(nn.Sequential(nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU()) for _ in range(6)))
+
+    plain, projector = layers(nn.Sequential), nn.Linear(64, 8)
+    shapes = [(64,)] * 2
+    one = estimate_memory(plain, projector, view_shapes=shapes, batch=512)
+    two = estimate_memory(plain, projector, view_shapes=shapes, batch=1024)
+    micro = estimate_memory(plain, projector, view_shapes=shapes, batch=1024, micro_batch=256)
+    less = estimate_memory(layers(Checkpointed), projector, view_shapes=shapes, batch=1024)
+    assert two.activations == 2 * one.activations
+    assert micro.activations * 8 == two.activations
+    assert less.activations + less.workspace < 0.5 * (two.activations + two.workspace)
+
+
+def test_bfloat16_activations_take_about_half() -> None:
+    encoder = nn.Sequential(*(nn.Conv2d(8, 8, 3, padding=1) for _ in range(6)))
+    projector = nn.Sequential(nn.Flatten(), nn.Linear(8 * 16 * 16, 8))
+    full, half = (
+        estimate_memory(encoder, projector, view_shapes=[(8, 16, 16)], batch=64, precision=precision)
+        for precision in ("float32", "bfloat16")
+    )
+    assert 0.45 < half.activations / full.activations < 0.7
+
+
+def test_estimating_changes_nothing() -> None:
+    encoder = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), nn.Flatten())
+    projector = nn.Sequential(nn.Linear(4 * 36, 8), nn.BatchNorm1d(8))
+    before = {k: v.clone() for m in (encoder, projector) for k, v in m.state_dict(prefix=str(id(m))).items()}
+    rng = torch.get_rng_state()
+    encoder.eval()
+    estimate_memory(encoder, projector, view_shapes=[(3, 8, 8)] * 2, batch=16)
+    after = {k: v for m in (encoder, projector) for k, v in m.state_dict(prefix=str(id(m))).items()}
+    assert all(torch.equal(after[k], v) for k, v in before.items())
+    assert all(p.grad is None for p in encoder.parameters())
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert (encoder.training, projector.training) == (False, True)
+
+
+REAL = """
+import ctypes, re, torch
+from pathlib import Path
+from barlow.models import build_encoder, build_projector
+from barlow.training.memory import estimate_memory
+torch.set_num_threads(1)
+encoder, shape = build_encoder("resnet18", image_size=32), (3, 32, 32)
+projector = build_projector(encoder.feature_dim, (256, 256))
+
+def step(samples):
+    views = [torch.rand(samples, *shape) for _ in range(2)]
+    loss = sum(projector(encoder(v)).sum() for v in views)
+    del views
+    loss.backward()
+
+def status(key):
+    return int(re.search(key + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+
+step(2)  # gradients and libraries are in place
+ctypes.CDLL("libc.so.6").malloc_trim(0)
+before = status("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+step(24)
+found = estimate_memory(encoder, projector, view_shapes=[shape] * 2, batch=24)
+print(status("VmHWM") - before, found.activations + found.projector + found.workspace)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads the peak from Linux's /proc")
+def test_the_estimate_is_within_a_tenth_of_the_peak_of_a_real_step() -> None:
+    """Every tensor in a memory mapping of its own, so that the peak shows the tensors and not the allocator."""
+    done = subprocess.run(
+        [sys.executable, "-c", REAL],
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=True,
+    )
+    real, estimated = map(int, done.stdout.split())
+    assert 0.9 * real < estimated < 1.1 * real
+
+
+def test_the_largest_micro_batch_that_fits_is_chosen() -> None:
+    def needed(size: int) -> int:
+        return GIB + size * GIB // 8
+
+    assert choose_micro_batch(needed, 100, 64 * GIB) == 100
+    assert choose_micro_batch(needed, 100, 9 * GIB) == 50
+    assert choose_micro_batch(needed, 100, 5 * GIB) == 25
+    assert choose_micro_batch(needed, 100, 1 * GIB) == 2
+
+
+def test_advice_is_one_line_with_the_first_three_settings_that_fit() -> None:
+    sizes = {"--batch-size 128": 30, "--micro-batch 64": 9, "--projector 512 512": 20, "--image-size 96": 5, "--x": 1}
+    advice = oom_advice({flag: lambda s=size: s * GIB for flag, size in sizes.items()}, 10 * GIB)  # type: ignore[misc]
+    assert advice == (
+        "out of memory: the device has room for 10.00 GiB. Would fit: --micro-batch 64 (about 9.00 GiB), "
+        "or --image-size 96 (about 5.00 GiB), or --x (about 1.00 GiB)."
+    )
+    assert "None of the usual settings" in oom_advice({"--batch-size 2": lambda: 99 * GIB}, 10 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("error", "answer"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (MemoryError(), True),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried"),
+            True,
+        ),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_running_out_of_memory_is_recognised(error: BaseException, answer: bool) -> None:
+    assert is_out_of_memory(error) is answer
+
+
+def test_a_real_failed_allocation_is_recognised() -> None:
+    with pytest.raises(RuntimeError, match="allocate") as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)
+
+
+def group(folder: Path, version: int, limit: str, used: int, cache: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ("memory.max", "memory.current") if version == 2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    (folder / names[0]).write_text(limit + "\n")
+    (folder / names[1]).write_text(f"{used}\n")
+    key = "inactive_file" if version == 2 else "total_inactive_file"
+    (folder / "memory.stat").write_text(f"anon 5\n{key} {cache}\n")
+
+
+def test_the_containers_limit_counts_without_its_page_cache(tmp_path: Path) -> None:
+    group(tmp_path / "pod" / "box", 2, "1000", 700, 200)
+    group(tmp_path / "pod", 2, "max", 900, 0)
+    group(tmp_path / "memory" / "job", 1, "5000", 1000, 0)
+    membership = tmp_path / "membership"
+    membership.write_text("0::/pod/box\n4:memory:/job\n3:cpuset:/elsewhere\n2:cpu,cpuacct:/\n")
+    assert sorted(memory._cgroup_bytes(tmp_path, membership)) == [500, 4000]
+
+
+def test_part_of_the_free_memory_is_left_to_the_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda _: 10 * GIB)
+    assert (usable_bytes("cpu"), usable_bytes("cuda:1")) == (7 * GIB, 9 * GIB)
+
+
+def test_the_cpu_has_what_the_tighter_of_machine_and_container_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_machine_bytes", lambda: 7 * GIB)
+    for rooms, expected in (([], 7 * GIB), ([9 * GIB, 3 * GIB], 3 * GIB)):
+        monkeypatch.setattr(memory, "_cgroup_bytes", lambda rooms=rooms: rooms)
+        assert available_bytes("cpu") == expected
