@@ -1,0 +1,205 @@
+"""Features to take away, and nearest images."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from barlow.data import Source, open_source
+from barlow.errors import InputError, suggest
+from barlow.evaluation.features import Features, extract
+from barlow.evaluation.knn import nearest
+from barlow.models import Encoder, load_encoder
+
+if TYPE_CHECKING:
+    from barlow.run import Run
+
+SUFFIXES = (".npz", ".parquet")
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """Features with the names of their samples: what `barlow embed` writes."""
+
+    features: Features
+    keys: tuple[str, ...]
+    """one per row, as the source names its samples"""
+    classes: tuple[str, ...]
+    """class names in the order of the labels; empty without labels"""
+    encoder: str
+    """SHA-256 of the encoder's weights; empty when the encoder was not read from a file"""
+
+
+@dataclass(frozen=True)
+class Match:
+    """One nearest image."""
+
+    key: str
+    """the sample's name in its source"""
+    id: int
+    """its index in the source"""
+    similarity: float
+    """cosine of the angle between the features, -1 to 1"""
+    label: str | None
+    """its class, where the source has labels"""
+
+
+def embed(
+    run: "Run | str | Path | Encoder",
+    data: Any,
+    *,
+    out: str | Path | None = None,
+    batch_size: int = 256,
+    device: str | None = None,
+) -> Features:
+    """Features `[N, F]` of every sample of `data` under the run's encoder; also written to `out` (.parquet or .npz).
+
+    `run` is a run, anything else `load_encoder` reads, or an encoder; `data` anything `open_source` reads. Corrupt
+    samples are left out: `Features.ids` says which are there. Raises InputError for an unknown suffix of `out`.
+    """
+    if out is not None:
+        _check_suffix(Path(out))
+    table = embed_table(run, data, batch_size=batch_size, device=device)
+    if out is not None:
+        write_features(table, Path(out))
+    return table.features
+
+
+def embed_table(
+    run: "Run | str | Path | Encoder", data: Any, *, batch_size: int = 256, device: str | None = None
+) -> FeatureTable:
+    """`embed` with the names and classes of the samples."""
+    encoder = run if isinstance(run, Encoder) else load_encoder(run)
+    source = data if isinstance(data, Source) else open_source(data, channels=_channels(encoder))
+    features = extract(encoder, source, batch_size=batch_size, device=device)
+    keys = tuple(source.keys[int(i)] for i in features.ids)
+    return FeatureTable(features, keys, tuple(source.classes or ()), str(encoder.facts.get("sha256", "")))
+
+
+def _channels(encoder: Encoder) -> int | None:
+    return encoder.preprocess.channels if encoder.preprocess is not None else None
+
+
+def _check_suffix(file: Path) -> None:
+    if file.suffix not in SUFFIXES:
+        raise InputError(
+            f"features are written to .npz or .parquet, got '{file.name}'. {suggest(file.suffix, SUFFIXES)}"
+        )
+
+
+def write_features(table: FeatureTable, file: Path) -> None:
+    """Write `table` to `.npz` (arrays x, y, ids, keys, classes, encoder) or `.parquet` (one row per sample)."""
+    _check_suffix(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.tmp")
+    with temporary.open("wb") as stream:
+        (_write_npz if file.suffix == ".npz" else _write_parquet)(table, stream)
+    temporary.replace(file)
+
+
+def _write_npz(table: FeatureTable, stream: BinaryIO) -> None:
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "x": table.features.x,
+        "ids": table.features.ids,
+        "keys": np.array(table.keys, dtype=np.str_),
+        "classes": np.array(table.classes, dtype=np.str_),
+        "encoder": np.array(table.encoder),
+    }
+    if table.features.y is not None:
+        arrays["y"] = table.features.y
+    np.savez(stream, allow_pickle=False, **arrays)
+
+
+def _write_parquet(table: FeatureTable, stream: BinaryIO) -> None:
+    x = np.ascontiguousarray(table.features.x, dtype=np.float32)
+    columns = {
+        "key": pa.array(table.keys, pa.string()),
+        "id": pa.array(table.features.ids, pa.int64()),
+        "features": pa.FixedSizeListArray.from_arrays(pa.array(x.reshape(-1)), x.shape[1]),
+    }
+    if table.features.y is not None:
+        columns["label"] = pa.array(table.features.y, pa.int64())
+    facts = {"classes": json.dumps(table.classes), "encoder": table.encoder}
+    pq.write_table(pa.table(columns).replace_schema_metadata(facts), stream)
+
+
+def read_features(file: str | Path) -> FeatureTable:
+    """Read back what `write_features` wrote. Raises InputError for any other file."""
+    path = Path(file)
+    if not path.is_file():
+        raise InputError(f"no feature file at {path}; write one with `barlow embed RUN DATA --out {path}`")
+    _check_suffix(path)
+    features = Features.load(path)
+    try:
+        return (_npz_table if path.suffix == ".npz" else _parquet_table)(path, features)
+    except KeyError:
+        raise InputError(
+            f"{path} has features without names; write it with `barlow embed RUN DATA --out {path}`"
+        ) from None
+
+
+def _npz_table(path: Path, features: Features) -> FeatureTable:
+    with np.load(path, allow_pickle=False) as stored:
+        keys, classes = (tuple(str(name) for name in stored[part]) for part in ("keys", "classes"))
+        return FeatureTable(features, keys, classes, str(stored["encoder"]))
+
+
+def _parquet_table(path: Path, features: Features) -> FeatureTable:
+    names = pq.read_table(path, columns=["key"])
+    facts = names.schema.metadata
+    classes = tuple(json.loads(facts[b"classes"]))
+    return FeatureTable(features, tuple(names["key"].to_pylist()), classes, facts[b"encoder"].decode())
+
+
+def search(
+    run: "Run | str | Path | Encoder", query: Any, data: Any, *, k: int = 10, device: str | None = None
+) -> list[list[Match]]:
+    """The `k` images of `data` nearest to each image of `query`, by cosine of their features.
+
+    `query` is an image file or anything `open_source` reads; `data` a data source, or a feature file that
+    `barlow embed` wrote with the same encoder (then nothing but the query is computed). One list per query,
+    nearest first. Raises InputError when the feature file comes from other weights.
+    """
+    encoder = run if isinstance(run, Encoder) else load_encoder(run)
+    bank = _bank(encoder, data, device)
+    asked = embed_table(encoder, query, device=device)
+    cosines, rows = nearest(bank.features.x, asked.features.x, min(k, len(bank.keys)))
+    return [_matches(bank, *found) for found in zip(rows, cosines, strict=True)]
+
+
+def _bank(encoder: Encoder, data: Any, device: str | None) -> FeatureTable:
+    if not (isinstance(data, str | Path) and Path(data).suffix in SUFFIXES and _is_features(Path(data))):
+        return embed_table(encoder, data, device=device)
+    table = read_features(data)
+    if table.encoder != encoder.facts.get("sha256"):
+        raise InputError(f"{data} was written with another encoder; run `barlow embed` again for this one")
+    return table
+
+
+def _is_features(path: Path) -> bool:
+    """Whether an existing file holds features; an .npz may also be a data set of images."""
+    if path.suffix == ".parquet" or not path.is_file():
+        return path.suffix == ".parquet"
+    with np.load(path, allow_pickle=False) as stored:
+        return "encoder" in stored
+
+
+def _matches(bank: FeatureTable, rows: Ints, cosines: npt.NDArray[np.float32]) -> list[Match]:
+    return [_match(bank, int(row), float(cosine)) for row, cosine in zip(rows, cosines, strict=True)]
+
+
+def _match(bank: FeatureTable, row: int, similarity: float) -> Match:
+    labels: Sequence[int] | Ints | None = bank.features.y
+    label = None if labels is None else _class_name(bank.classes, int(labels[row]))
+    return Match(bank.keys[row], int(bank.features.ids[row]), similarity, label)
+
+
+def _class_name(classes: Sequence[str], label: int) -> str:
+    return classes[label] if 0 <= label < len(classes) else str(label)

@@ -1,0 +1,73 @@
+"""`barlow report RUN [RUN ...]`: make what pictures are missing, then write the page."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from barlow.data import Source, open_source
+from barlow.errors import InputError
+from barlow.report.gallery import FACTS, make_gallery, read_gallery
+from barlow.report.page import write_report
+from barlow.run import Run
+from barlow.views import ViewMaker, get_recipe, recipe_from_toml
+
+PAGE = "report.html"
+
+
+def report(
+    runs: Sequence[Run | str | Path], *, out: str | Path | None = None, data: Any = None, points: int = 4000
+) -> Path:
+    """Write the page of one run, or of several side by side, and return its path.
+
+    `out` is `report.html` in the first run by default. The images of the map are those of `data`, or by default of
+    the data the run was trained on, where they can still be found; a map that is there already and fits the
+    encoder, the data and `points` is kept. Raises InputError for a path that is not a run, or `data` that
+    cannot be opened.
+    """
+    folders = [Run(run) for run in runs]
+    if not folders:
+        raise InputError("no run to report on; name a run folder")
+    for run in folders:
+        _picture(run, data, points)
+    return write_report(folders, Path(out) if out is not None else folders[0].path / PAGE)
+
+
+def _picture(run: Run, data: Any, points: int) -> None:
+    source = _source(run, data)
+    if source is None:
+        return
+    encoder = run.encoder()
+    found = read_gallery(run.path) if (run.path / FACTS).exists() else None
+    wanted = (str(encoder.facts["sha256"]), source.name, min(points, len(source)))
+    if found is None or (found.encoder, found.data, len(found.keys)) != wanted:
+        make_gallery(run, source, encoder, maker=_maker(run, source), points=points)
+
+
+def _source(run: Run, data: Any) -> Source | None:
+    """The images to show; None where the run's own data is gone or nothing was trained yet."""
+    if not (run.path / "encoder.safetensors").exists():
+        return None
+    channels = run.facts.get("channels")
+    if data is not None:
+        return data if isinstance(data, Source) else open_source(data, channels=channels)
+    try:
+        return open_source(run.facts["data_name"], split=run.config.data.split, channels=channels)
+    except (InputError, KeyError):
+        return None
+
+
+def _maker(run: Run, source: Source) -> ViewMaker | None:
+    """The run's own views; None for signals and tables, which have no picture."""
+    facts = run.facts
+    if source.kind != "image" or "recipe" not in facts:
+        return None
+    name = facts["recipe"]
+    recipe = recipe_from_toml(Path(name)) if name.endswith(".toml") else get_recipe(name)
+    return ViewMaker(
+        recipe,
+        image_size=facts["image_size"],
+        channels=facts["channels"],
+        mean=facts["mean"],
+        std=facts["std"],
+        seed=run.config.training.seed,
+    )

@@ -1,0 +1,352 @@
+"""First and second answer of the page: is the encoder good, is it healthy."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from barlow.report.charts import Estimate, Line, forest, heat_map, line_chart, number
+from barlow.report.markup import Markup, join, tag
+from barlow.report.story import (
+    BASELINES,
+    TERMS,
+    Story,
+    amount,
+    best_evaluation,
+    duration,
+    flat,
+    heading,
+    is_percent,
+    outcome,
+    plain,
+    protocol_name,
+    series,
+    span,
+    training_lines,
+)
+
+Row = tuple[str, str, str]  # protocol, data, metric
+
+
+def absent(what: str, command: str) -> Markup:
+    """What is not there, and the command that adds it."""
+    return tag("p", what, " ", tag("code", command), " adds it.", class_="absent")
+
+
+def key(stories: Sequence[Story]) -> Markup | None:
+    """Which colour is which run; nothing to tell with one run."""
+    if len(stories) < 2:
+        return None
+    return tag("p", [tag("span", s.name, class_=f"key s{s.colour}") for s in stories], class_="legend")
+
+
+def figure(title: str, picture: Markup, caption: object = None) -> Markup:
+    """A titled figure."""
+    words = tag(
+        "figcaption", tag("b", title), " " if caption else None, None if caption is None else join([str(caption)])
+    )
+    return tag("figure", words, picture, class_="panel")
+
+
+def verdict_of(story: Story) -> tuple[str, str]:
+    """(state, words) of the run's health."""
+    verdict = story.health.get("verdict") or {}
+    return str(verdict.get("state", "unknown")), str(verdict.get("text", ""))
+
+
+def quality_line(story: Story) -> tuple[str, Markup]:
+    """(state, one line): the score that counts, with its interval, against the baselines."""
+    e = best_evaluation(story)
+    if e is None:
+        return "open", Markup("not measured yet")
+    state, words = outcome(e)
+    unit = "%" if is_percent(e["metric"]) else ""
+    interval = f" ({span(e.get('interval'), e['metric'])})" if e.get("interval") else ""
+    score = tag("b", amount(e["value"], e["metric"]) + unit, class_="score")
+    return state, join([score, f"{interval} {_protocol(e)} {e['metric']} on {e['data']}: {words}."])
+
+
+def _protocol(e: Mapping[str, Any]) -> str:
+    return protocol_name(str(e["protocol"]))
+
+
+def scores(stories: Sequence[Story]) -> Markup:
+    """The evaluation table and its picture."""
+    rows = sorted({_row(e) for s in stories for e in s.evaluations}, key=_row_order)
+    silent = [
+        absent(f"{s.name} has not been evaluated.", f"barlow evaluate {s.path} --data DATA")
+        for s in stories
+        if not s.evaluations
+    ]
+    if not rows:
+        return join([silent, knn_over_time(stories)])
+    pair = tag("div", _forest(stories, rows), knn_over_time(stories), class_="grid2")
+    return join([pair, _score_table(stories, rows), _warnings(stories), _protocols(stories), silent])
+
+
+def _row(e: Mapping[str, Any]) -> Row:
+    return str(e["protocol"]), str(e["data"]), str(e["metric"])
+
+
+def _row_order(row: Row) -> tuple[str, int, Row]:
+    order = ("linear", "knn")
+    return row[1], order.index(row[0]) if row[0] in order else len(order), row
+
+
+def _find(story: Story, row: Row) -> dict[str, Any] | None:
+    return next((e for e in story.evaluations if _row(e) == row), None)
+
+
+def _baseline(stories: Sequence[Story], row: Row, name: str) -> dict[str, Any] | None:
+    found = (e.get("baselines", {}).get(name) for s in stories if (e := _find(s, row)))
+    return next((b for b in found if b), None)
+
+
+def _forest(stories: Sequence[Story], rows: Sequence[Row]) -> Markup:
+    parts = []
+    for percent in (True, False):
+        chosen = [row for row in rows if is_percent(row[2]) == percent]
+        if chosen:
+            summary = "Scores with 95% intervals; the numbers are in the table below."
+            parts.append(
+                forest([(_row_name(row), _estimates(stories, row)) for row in chosen], summary=summary, percent=percent)
+            )
+    names = [(s.name, f"s{s.colour}") for s in stories] if len(stories) > 1 else [("This encoder", "s0")]
+    names += [("Random init", "random"), ("Raw pixels", "pixels")]
+    legend = tag("p", [tag("span", name, class_=f"key {mark}") for name, mark in names], class_="legend")
+    caption = tag("figcaption", tag("b", "Scores with 95% intervals."))
+    return tag("figure", caption, legend, parts, class_="panel")
+
+
+def _row_name(row: Row) -> str:
+    return f"{heading(protocol_name(row[0]))}: {_measure(row)}"
+
+
+def _measure(row: Row) -> str:
+    return f"{row[2]}, % on {row[1]}" if is_percent(row[2]) else f"{row[2]} on {row[1]}"
+
+
+def _estimates(stories: Sequence[Story], row: Row) -> list[Estimate]:
+    own = [_estimate(s.name, e, f"s{s.colour}") for s in stories if (e := _find(s, row))]
+    base = [
+        (BASELINES[n], _baseline(stories, row, n), n.partition("-")[2 if n == "raw-pixels" else 0]) for n in BASELINES
+    ]
+    return own + [_estimate(name, b, mark) for name, b, mark in base if b]
+
+
+def _estimate(name: str, measured: Mapping[str, Any], mark: str) -> Estimate:
+    low, high = measured.get("interval") or (measured["value"],) * 2
+    return Estimate(name, measured["value"], low, high, mark)
+
+
+def _score_table(stories: Sequence[Story], rows: Sequence[Row]) -> Markup:
+    heads = ["Protocol", *(s.name for s in stories), *BASELINES.values(), "n"]
+    body = [
+        tag(
+            "tr",
+            tag("th", heading(protocol_name(row[0])), tag("small", _measure(row)), scope="row"),
+            [_cell(_find(s, row), row[2], strong=True) for s in stories],
+            [_cell(_baseline(stories, row, name), row[2]) for name in BASELINES],
+            tag("td", next(f"{e['n']:,}" for s in stories if (e := _find(s, row))), class_="num"),
+        )
+        for row in rows
+    ]
+    head = tag(
+        "tr", [tag("th", name, scope="col", class_="num" if place else None) for place, name in enumerate(heads)]
+    )
+    table = tag("table", tag("thead", head), tag("tbody", body))
+    return tag("div", table, class_="scroll", tabindex="0", role="region", aria_label="Evaluation table")
+
+
+def _cell(measured: Mapping[str, Any] | None, metric: str, strong: bool = False) -> Markup:
+    if measured is None:
+        return tag("td", "\u2013", class_="num")
+    value = tag("b" if strong else "span", amount(measured["value"], metric))
+    return tag("td", value, tag("small", span(measured.get("interval"), metric)), class_="num")
+
+
+def _warnings(stories: Sequence[Story]) -> list[Markup]:
+    return [
+        tag("p", tag("b", f"{s.name}, {_protocol(e)}: "), str(warning), class_="warning")
+        for s in stories
+        for e in s.evaluations
+        for warning in e.get("warnings", ())
+    ]
+
+
+def _protocols(stories: Sequence[Story]) -> Markup:
+    shown = ("baselines", "warnings", "value", "interval", "protocol", "data", "metric")
+    lists = [
+        join(
+            [
+                tag("h4", f"{s.name}: {_protocol(e)} on {e['data']}"),
+                facts_list({name: value for name, value in flat(e).items() if name.partition(".")[0] not in shown}),
+            ]
+        )
+        for s in stories
+        for e in s.evaluations
+    ]
+    return tag("details", tag("summary", "The protocols in full"), lists)
+
+
+def facts_list(facts: Mapping[str, str]) -> Markup:
+    """Names and values."""
+    return tag("dl", [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts.items()], class_="facts")
+
+
+def knn_over_time(stories: Sequence[Story]) -> Markup:
+    """k-NN accuracy on the held-out slice, by epoch."""
+    lines = [series(s, s.validations, "epoch", "knn", s.name) for s in stories]
+    if not any(line.x for line in lines):
+        return tag(
+            "p", "No k-NN score over time: the training data had no labels for a held-out slice.", class_="absent"
+        )
+    shown = [Line(line.name, line.x, [100 * y for y in line.y], line.colour) for line in lines]
+    words = "; ".join(f"{line.name} ends at {line.y[-1]:.1f}%" for line in shown if line.y)
+    chart = line_chart(shown, x_label="epoch", y_label="k-NN accuracy, %", summary=f"k-NN accuracy by epoch: {words}.")
+    return figure("k-NN accuracy while training,", chart, "% on held-out images.")
+
+
+def verdicts(stories: Sequence[Story]) -> Markup:
+    """The verdict in words, with its evidence."""
+    return join([_verdict(s, named=len(stories) > 1) for s in stories])
+
+
+def _verdict(story: Story, named: bool) -> Markup:
+    state, words = verdict_of(story)
+    if not story.health:
+        return absent(f"No health check of {story.name} yet.", f"barlow pretrain … --out {story.path}")
+    evidence = story.health["verdict"].get("evidence") or {}
+    pairs = evidence.items() if isinstance(evidence, Mapping) else enumerate(evidence, start=1)
+    return tag(
+        "div",
+        tag("p", f"{story.name}. " if named else None, leading(words)),
+        facts_list({str(name).replace("_", " "): _figure_of(value) for name, value in pairs}),
+        class_=f"verdict {tone(state)}",
+    )
+
+
+def tone(state: str) -> str:
+    """Which of the three tones a state is told in."""
+    return {"healthy": "good", "good": "good", "collapsed": "bad", "overfitting": "bad", "bad": "bad"}.get(
+        state.partition("-")[0], "open"
+    )
+
+
+def leading(text: str) -> Markup:
+    """A verdict with its first words, up to the colon, in bold."""
+    head, colon, rest = text.partition(":")
+    return join([tag("b", head + colon), rest]) if colon and len(head) < 40 else join([text])
+
+
+def _figure_of(value: object) -> str:
+    return number(value) if isinstance(value, float) else plain(value)
+
+
+def curves(stories: Sequence[Story]) -> Markup:
+    """Every term while training, with the held-out loss."""
+    if not any(s.epochs or s.steps for s in stories):
+        return tag("p", "Nothing was logged while training.", class_="absent")
+    return join([_term(stories, name) for name in TERMS if _has(stories, name)] + [_rank_curve(stories)])
+
+
+def _has(stories: Sequence[Story], name: str) -> bool:
+    return any(name in row for s in stories for row in training_lines(s)[0])
+
+
+def _term(stories: Sequence[Story], name: str) -> Markup:
+    x = "epoch" if all(training_lines(s)[1] == "epoch" for s in stories) else "step"
+    lines = [series(s, s.epochs if x == "epoch" else s.steps, x, name, s.name) for s in stories]
+    held = (
+        [series(s, s.validations, x, "heldout_loss", f"{s.name}, held-out", dashed=True) for s in stories]
+        if name == "loss"
+        else []
+    )
+    words = "; ".join(
+        f"{line.name} from {number(line.y[0])} to {number(line.y[-1])}" for line in lines + held if line.y
+    )
+    chart = line_chart([*lines, *held], x_label=x, y_label=name, summary=f"{TERMS[name]} by {x}: {words}.", log_y=True)
+    caption = "solid: training, dashed: held-out views." if any(line.x for line in held) else None
+    return figure(TERMS[name] + ("," if caption else ""), chart, caption)
+
+
+def _rank_curve(stories: Sequence[Story]) -> Markup | None:
+    lines = [series(s, s.validations, "epoch", "rankme", s.name) for s in stories]
+    if not any(line.x for line in lines):
+        return None
+    words = "; ".join(f"{line.name} ends at {number(line.y[-1])}" for line in lines if line.y)
+    chart = line_chart(lines, x_label="epoch", y_label="RankMe", summary=f"RankMe by epoch: {words}.")
+    return figure("RankMe,", chart, "the effective number of dimensions in use.")
+
+
+def spectrum(stories: Sequence[Story]) -> Markup:
+    """Singular values of the features, largest first."""
+    have = [s for s in stories if s.health.get("spectrum")]
+    if not have:
+        return Markup()
+    lines = [_spectrum_line(s) for s in have]
+    ranks = "; ".join(f"{s.name}: RankMe {number(float(s.health['rankme']))}" for s in have if "rankme" in s.health)
+    chart = line_chart(
+        lines,
+        x_label="dimension",
+        y_label="share of the largest singular value",
+        log_x=True,
+        log_y=True,
+        summary=f"Singular values of the features on log scales. {ranks}.",
+    )
+    return figure("Spectrum of the features,", chart, f"relative to the largest singular value, log scales. {ranks}.")
+
+
+def _spectrum_line(story: Story) -> Line:
+    values = [float(v) for v in story.health["spectrum"]]
+    largest = max(values[0], 1e-300)
+    return Line(story.name, list(range(1, len(values) + 1)), [v / largest for v in values], story.colour)
+
+
+def correlations(stories: Sequence[Story]) -> Markup:
+    """The cross-correlation matrix of the two views' embeddings."""
+    have = [s for s in stories if s.health.get("correlation", {}).get("matrix")]
+    return join([_correlation(s, named=len(stories) > 1) for s in have])
+
+
+def _correlation(story: Story, named: bool) -> Markup:
+    found = story.health["correlation"]
+    matrix = found["matrix"]
+    width = int(found.get("width", len(matrix)))
+    shown = f"{len(matrix)} of {width:,} features" if width > len(matrix) else f"all {width} features"
+    diagonal, rest = (story.health.get(name) for name in ("diagonal", "off_diagonal"))
+    means = "" if diagonal is None or rest is None else f" Mean C_ii {diagonal:.3f}, mean |C_ij| off it {rest:.3f}."
+    title = "Cross-correlation" + (f" of {story.name}" if named else "") + ","
+    caption = (
+        f"{shown} of the embedding: red 1, blue \u22121. The objective wants a red diagonal on empty paper.{means}"
+    )
+    return figure(title, heat_map(matrix, summary=f"Cross-correlation of two views, {shown}.{means}"), caption)
+
+
+def speed(stories: Sequence[Story]) -> Markup:
+    """Images per second and the share of time spent waiting for data."""
+    panels = []
+    for name, title, scale in (
+        ("images_per_s", "Images per second", 1.0),
+        ("data_wait", "Time waiting for data, %", 100.0),
+    ):
+        drawn = []
+        for s in stories:
+            rows, x = training_lines(s)
+            line = series(s, rows, x, name, s.name)
+            drawn.append(Line(line.name, line.x, [scale * y for y in line.y], line.colour))
+        if any(line.x for line in drawn):
+            words = "; ".join(f"{line.name} ends at {number(line.y[-1])}" for line in drawn if line.y)
+            panels.append(
+                figure(
+                    title,
+                    line_chart(
+                        drawn, x_label=training_lines(stories[0])[1], y_label=title, summary=f"{title}: {words}."
+                    ),
+                )
+            )
+    return tag("div", panels, class_="grid2") if panels else Markup()
+
+
+def took(story: Story) -> str:
+    """How long the run took, or nothing."""
+    seconds = story.facts.get("wall_s")
+    return f" in {duration(float(seconds))}" if seconds else ""

@@ -1,0 +1,303 @@
+"""The pictures of a report: a map of the features with thumbnails, neighbours, the typical, the unusual, the doubles.
+
+Two files in the run folder: `gallery.json` (names, choices, how it was made) and `gallery.npz` (arrays):
+
+    coords      float32 [N, 2]  the map, the long side 0 to 1, the other from 0
+    labels      int64   [N]     -1 without labels
+    neighbours  int32   [N, K]  the K nearest other samples by cosine of the features, nearest first
+    cosines     float32 [N, K]  their cosines
+    atlas       uint8   [bytes] one JPEG: thumbnails in rows of `columns`, `thumb` pixels each; absent for signals
+    views       uint8   [bytes] one JPEG: column i holds view A over view B of one image; absent without a view maker
+"""
+
+import importlib
+import importlib.util
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+from torch import Tensor
+
+from barlow.data import Source
+from barlow.errors import InputError, suggest
+from barlow.evaluation.features import extract, read_images
+from barlow.evaluation.knn import nearest
+from barlow.models import Encoder, Preprocess
+
+if TYPE_CHECKING:
+    from barlow.run import Run
+    from barlow.views import ViewMaker
+
+FORMAT = 1
+ARRAYS, FACTS = "gallery.npz", "gallery.json"
+ATLAS_PIXELS = 16_000_000  # a phone holds this picture in memory (64 MB) and every thumbnail finds room in it
+ATLAS_SIDE = 4096  # pixels; browsers refuse larger pictures on some devices
+MOST_POINTS = 65_535  # neighbours are numbered in 16 bits in the page
+LAYOUTS = ("auto", "tsne", "umap")
+NEIGHBOURS = 12
+STRIPS = 8  # query strips, and typical, unusual and double images shown
+VIEW_PAIRS = 8
+DOUBLE_COSINE = 0.95  # below, two images are alike, not doubles
+DOUBLE_PIXELS = 0.08  # root mean square difference of the thumbnails, on the scale 0 to 1
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """What `gallery.json` and `gallery.npz` hold."""
+
+    data: str
+    """the source's name"""
+    total: int
+    """samples to choose from, of which N are here"""
+    encoder: str
+    """SHA-256 of the encoder's weights"""
+    seed: int
+    """of the choice of samples, the map and the queries"""
+    layout: str
+    """how the map was made, in words"""
+    keys: tuple[str, ...]
+    """names of the N samples"""
+    classes: tuple[str, ...]
+    """class names; empty without labels"""
+    queries: tuple[int, ...]
+    """random samples whose neighbours are shown"""
+    typical: tuple[int, ...]
+    """samples whose K-th neighbour is nearest"""
+    unusual: tuple[int, ...]
+    """samples whose K-th neighbour is farthest"""
+    doubles: tuple[tuple[int, int], ...]
+    """near-duplicate pairs, nearest first"""
+    thumb: int
+    """side of a thumbnail in pixels; 0 without pictures"""
+    columns: int
+    """thumbnails in a row of the atlas"""
+    view_side: int
+    """side of a sample view in pixels; 0 without views"""
+    view_pairs: int
+    """number of sample view pairs"""
+    arrays: dict[str, npt.NDArray[Any]]
+    """see the head of this module"""
+
+
+def make_gallery(
+    run: "Run",
+    source: Source,
+    encoder: Encoder,
+    *,
+    maker: "ViewMaker | None" = None,
+    indices: Sequence[int] | None = None,
+    points: int = 4000,
+    layout: str = "auto",
+    seed: int = 0,
+    device: str | None = None,
+) -> Gallery:
+    """Compute and write the run's gallery from at most `points` samples of `source` (of `indices`, when given).
+
+    `layout` of the map: umap (umap-learn), tsne (scikit-learn), or auto: UMAP where it is installed. With a view
+    `maker` the report also shows sample view pairs. Raises InputError for fewer than three samples, more points
+    than the format numbers, an unknown layout, or UMAP where it is not installed.
+    """
+    _check(points, layout)
+    chosen = _choose(np.arange(len(source)) if indices is None else np.asarray(indices), points, seed)
+    features = extract(encoder, source, chosen.tolist(), device=device)
+    if len(features.x) < 3:
+        raise InputError(f"a gallery needs at least 3 readable samples, got {len(features.x)} from {source.name}")
+    coords, described = _layout(features.x, layout, seed)
+    neighbours, cosines = _other_neighbours(features.x, NEIGHBOURS)
+    pictures = _pictures(source, features.ids) if source.kind == "image" else None
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "coords": coords,
+        "labels": np.full(len(coords), -1, np.int64) if features.y is None else features.y,
+        "neighbours": neighbours.astype(np.int32),
+        "cosines": cosines,
+    }
+    columns = 0
+    if pictures is not None:
+        arrays["atlas"], columns = _atlas(pictures)
+    views = None
+    if maker is not None and source.kind == "image":
+        views = _views(source, maker, features.ids, seed, run.facts)
+    if views is not None:
+        arrays["views"] = _jpeg(_tile(list(views.flatten(0, 1)), views.shape[1]))
+    by_density = np.argsort(cosines[:, -1], kind="stable")
+    gallery = Gallery(
+        data=source.name,
+        total=len(source) if indices is None else len(indices),
+        encoder=str(encoder.facts.get("sha256", "")),
+        seed=seed,
+        layout=described,
+        keys=tuple(str(source.keys[int(i)]) for i in features.ids),
+        classes=tuple(source.classes or ()),
+        queries=tuple(int(i) for i in np.random.default_rng(seed).permutation(len(coords))[:STRIPS]),
+        typical=tuple(int(i) for i in by_density[::-1][:STRIPS]),
+        unusual=tuple(int(i) for i in by_density[:STRIPS]),
+        doubles=_doubles(neighbours, cosines, pictures),
+        thumb=0 if pictures is None else pictures.shape[-1],
+        columns=columns,
+        view_side=0 if views is None else views.shape[-1],
+        view_pairs=0 if views is None else views.shape[1],
+        arrays=arrays,
+    )
+    write_gallery(gallery, run.path)
+    return gallery
+
+
+def write_gallery(gallery: Gallery, folder: Path) -> None:
+    """Write both files; the JSON last, so that it never speaks of arrays that are not there."""
+    with (folder / ARRAYS).open("wb") as stream:
+        np.savez_compressed(stream, allow_pickle=False, **gallery.arrays)
+    described = {key: value for key, value in asdict(gallery).items() if key != "arrays"}
+    (folder / FACTS).write_text(json.dumps({"format": FORMAT, **described}))
+
+
+def read_gallery(folder: Path) -> Gallery | None:
+    """The gallery of a run folder, or None where none was made. Raises InputError when it is damaged."""
+    if not (folder / FACTS).is_file():
+        return None
+    try:
+        described: dict[str, Any] = json.loads((folder / FACTS).read_text())
+        with np.load(folder / ARRAYS, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        if described.pop("format") != FORMAT:
+            raise ValueError("other format")
+        described["doubles"] = tuple((int(a), int(b)) for a, b in described["doubles"])
+        lists = {key: tuple(value) for key, value in described.items() if isinstance(value, list)}
+        return Gallery(**{**described, **lists, "arrays": arrays})
+    except (OSError, ValueError, TypeError, KeyError, BadZipFile) as error:
+        raise InputError(
+            f"the gallery in {folder} is damaged ({error}); remove {FACTS} there and report again"
+        ) from None
+
+
+def _check(points: int, layout: str) -> None:
+    if layout not in LAYOUTS:
+        raise InputError(f"unknown layout '{layout}'. {suggest(layout, LAYOUTS)}")
+    if layout == "umap" and importlib.util.find_spec("umap") is None:
+        raise InputError("layout 'umap' needs umap-learn: pip install umap-learn, or use layout 'tsne'")
+    if not 3 <= points <= MOST_POINTS:
+        raise InputError(f"a gallery has 3 to {MOST_POINTS} points, got {points}")
+
+
+def _choose(ids: Ints, points: int, seed: int) -> Ints:
+    """A seeded sample without replacement, in the source's order."""
+    if len(ids) <= points:
+        return ids
+    return np.sort(np.random.default_rng(seed).choice(ids, points, replace=False))
+
+
+def _other_neighbours(x: Floats, k: int) -> tuple[Ints, Floats]:
+    """The nearest other rows: a row may tie with its doubles, so it is taken out by index, not by rank."""
+    cosines, indices = nearest(x, x, min(k + 1, len(x)))
+    keep = indices != np.arange(len(x))[:, None]
+    keep[keep.all(axis=1), -1] = False
+    shape = (len(x), indices.shape[1] - 1)
+    return indices[keep].reshape(shape), cosines[keep].reshape(shape)
+
+
+def _layout(x: Floats, layout: str, seed: int) -> tuple[Floats, str]:
+    """Two coordinates per row, of unit-length features; the long side of the map is 0 to 1."""
+    units = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    width = min(50, *units.shape)
+    reduced = PCA(width, random_state=seed).fit_transform(units) if width < units.shape[1] else units
+    use_umap = layout == "umap" or (layout == "auto" and importlib.util.find_spec("umap") is not None)
+    coords, name = _umap(reduced, seed) if use_umap else _tsne(reduced, seed)
+    turned = PCA(2).fit_transform(coords)  # a map has no up: the long side lies, as pages and screens do
+    low, high = turned.min(axis=0), turned.max(axis=0)
+    return ((turned - low) / max(float((high - low).max()), 1e-12)).astype(np.float32), name
+
+
+def _tsne(x: Floats, seed: int) -> tuple[Floats, str]:
+    perplexity = min(30.0, (len(x) - 1) / 3)
+    start = "pca" if min(x.shape) > 1 else "random"
+    coords = TSNE(2, perplexity=perplexity, init=start, random_state=seed).fit_transform(x)
+    return coords, f"t-SNE, perplexity {perplexity:g}, seed {seed}"
+
+
+def _umap(x: Floats, seed: int) -> tuple[Floats, str]:
+    umap = importlib.import_module("umap")
+    near = min(15, len(x) - 1)
+    coords = umap.UMAP(n_neighbors=near, random_state=seed, n_jobs=1).fit_transform(x)
+    return coords, f"UMAP, {near} neighbours, seed {seed}"
+
+
+def _pictures(source: Source, ids: Ints) -> Tensor:
+    """Thumbnails uint8 `[N, 3, s, s]`, as large as the atlas has room for, never larger than the images."""
+    room = math.isqrt(ATLAS_PIXELS // len(ids)) // 8 * 8  # whole JPEG blocks, so that neighbours do not bleed
+    native = min(source.read(int(ids[0])).shape[-2:])
+    side = max(16, min(96, room, math.ceil(native / 8) * 8))
+    square = Preprocess(side, source.channels, (0.0,) * source.channels, (1.0,) * source.channels)
+    return _displayable(read_images(source, ids, square)[0])
+
+
+def _displayable(images: Tensor) -> Tensor:
+    """uint8 `[N, 3, H, W]` of any image values: the first three channels, floats stretched over their 1-99 % range."""
+    shown = images[:, :3] if images.shape[1] >= 3 else images[:, :1].expand(-1, 3, -1, -1)
+    if shown.dtype != torch.uint8:
+        low, high = (float(edge) for edge in np.percentile(shown[:256].numpy(), (1, 99)))
+        shown = ((shown - low) / max(high - low, 1e-12) * 255).round().clamp(0, 255).to(torch.uint8)
+    return shown.contiguous()
+
+
+def _atlas(pictures: Tensor) -> tuple[npt.NDArray[np.uint8], int]:
+    side = pictures.shape[-1]
+    columns = min(math.ceil(math.sqrt(len(pictures))), ATLAS_SIDE // side)
+    return _jpeg(_tile(list(pictures), columns)), columns
+
+
+def _tile(pictures: Sequence[Tensor], columns: int) -> npt.NDArray[np.uint8]:
+    """Pictures `[3, s, s]` in rows of `columns`: one `[rows * s, columns * s, 3]`, black where none is left."""
+    side, rows = pictures[0].shape[-1], math.ceil(len(pictures) / columns)
+    sheet = np.zeros((rows, side, columns, side, 3), np.uint8)
+    for place, picture in enumerate(pictures):
+        sheet[place // columns, :, place % columns] = picture.permute(1, 2, 0).numpy()
+    return sheet.reshape(rows * side, columns * side, 3)
+
+
+def _jpeg(sheet: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    stream = io.BytesIO()
+    Image.fromarray(sheet).save(stream, "JPEG", quality=85, subsampling=0)
+    return np.frombuffer(stream.getvalue(), np.uint8)
+
+
+def _views(source: Source, maker: "ViewMaker", ids: Ints, seed: int, facts: Mapping[str, Any]) -> Tensor:
+    """The first two views uint8 `[2, P, 3, s, s]` of a few random images, as the encoder gets them in epoch 0."""
+    picked = np.sort(np.random.default_rng(seed).permutation(ids)[:VIEW_PAIRS])
+    views = [maker(source.read(int(i))[None], torch.tensor([int(i)]), 0)[:2] for i in picked]
+    pairs = torch.stack([torch.cat(pair) for pair in views], dim=1)
+    shape = (1, 1, -1, 1, 1)
+    mean, std = (torch.tensor(facts[name]).view(shape) for name in ("mean", "std"))
+    plain = pairs.float().cpu() * std + mean
+    shown = plain if source.dtype != torch.uint8 else plain.clamp(0, 1).mul(255).round().to(torch.uint8)
+    return _displayable(shown.flatten(0, 1)).view(2, len(picked), 3, *shown.shape[-2:])
+
+
+def _doubles(neighbours: Ints, cosines: Floats, pictures: Tensor | None) -> tuple[tuple[int, int], ...]:
+    """Pairs of mutual likeness: high cosine, and nearly the same pixels where there are pictures."""
+    rows, places = np.nonzero(cosines >= DOUBLE_COSINE)
+    pairs = {
+        (min(r, c), max(r, c)): float(cosines[r, p])
+        for r, p in zip(rows, places, strict=True)
+        for c in [neighbours[r, p]]
+    }
+    ranked = sorted(pairs, key=lambda pair: (-pairs[pair], pair))
+    alike = (pair for pair in ranked if pictures is None or _pixel_distance(pictures, pair) <= DOUBLE_PIXELS)
+    return tuple((int(a), int(b)) for _, (a, b) in zip(range(STRIPS), alike, strict=False))
+
+
+def _pixel_distance(pictures: Tensor, pair: tuple[int, int]) -> float:
+    difference = pictures[pair[0]].float() - pictures[pair[1]].float()
+    return float(difference.square().mean().sqrt()) / 255

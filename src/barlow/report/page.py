@@ -1,0 +1,180 @@
+"""`barlow report`: one self-contained HTML page from run folders."""
+
+import base64
+import datetime
+import hashlib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from barlow.errors import InputError
+from barlow.report import evidence, pictures
+from barlow.report.markup import Child, Markup, data_block, escape, join, tag
+from barlow.report.story import Story, flat, method, plain, read_story
+
+if TYPE_CHECKING:
+    from barlow.run import Run
+
+MOST_RUNS = 8  # as many as there are series colours
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+
+
+def write_report(runs: "Sequence[Run]", out: Path) -> Path:
+    """Write the page that tells, of one run or several side by side: is the encoder good, is it healthy, what
+    was trained on what. It needs no network and no other file. Returns `out`.
+
+    Pictures come from `make_gallery`; what a run lacks, the page says, with the command that adds it.
+    Raises InputError for no runs or too many, or a damaged run folder.
+    """
+    if not 1 <= len(runs) <= MOST_RUNS:
+        raise InputError(f"a report shows 1 to {MOST_RUNS} runs, got {len(runs)}; name fewer run folders")
+    page = render([read_story(run, colour) for colour, run in enumerate(runs)])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.tmp")
+    temporary.write_text(page, encoding="utf-8")
+    temporary.replace(out)
+    return out
+
+
+def render(stories: Sequence[Story]) -> str:
+    """The page. Its security policy lets nothing run but the page's own script, and nothing load from anywhere."""
+    script = _template("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    parts = {
+        "title": escape(" · ".join(s.name for s in stories)),
+        "policy": escape(f"{POLICY}; script-src 'sha256-{digest}'"),
+        "style": Markup(_template("page.css") + pictures.atlas_style(stories)),
+        "body": _body(stories),
+        "data": data_block("galleries", pictures.gallery_data(stories)),
+        "script": Markup(script),
+    }
+    return _fill(_template("page.html"), parts)
+
+
+def _template(name: str) -> str:
+    return resources.files("barlow.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _fill(template: str, parts: Mapping[str, Markup]) -> str:
+    """Put each part at its `{{name}}`; one pass, so that nothing in a part is taken for a place."""
+    first, *rest = template.split("{{")
+    filled = [parts[name] + tail for name, _, tail in (piece.partition("}}") for piece in rest)]
+    return first + "".join(filled)
+
+
+def _body(stories: Sequence[Story]) -> Markup:
+    return join([_head(stories), _good(stories), _healthy(stories), _trained(stories), _foot()])
+
+
+def _head(stories: Sequence[Story]) -> Markup:
+    rows = [_in_short(s, named=len(stories) > 1) for s in stories]
+    contents = [("good", "Is it good?"), ("healthy", "Is it healthy?"), ("trained", "What was trained on what?")]
+    links = [tag("a", name, href=f"#{target}") for target, name in contents]
+    return tag(
+        "header",
+        tag("div", tag("span", "barlow report"), tag("nav", links, aria_label="Contents"), class_="top"),
+        tag("h1", f"{len(stories)} runs side by side" if len(stories) > 1 else stories[0].name),
+        rows,
+    )
+
+
+def _in_short(story: Story, named: bool) -> Markup:
+    state, score = evidence.quality_line(story)
+    health, words = evidence.verdict_of(story)
+    lines = [
+        ("Good?", evidence.tone(state), score),
+        ("Healthy?", evidence.tone(health), evidence.leading(words) if words else Markup("not checked yet")),
+        ("Trained", "", join([_sentence(story)])),
+    ]
+    return tag(
+        "section",
+        tag("h2", story.name, class_=f"key s{story.colour}") if named else None,
+        tag(
+            "dl", [tag("div", tag("dt", name), tag("dd", words, class_=f"tone {tone}")) for name, tone, words in lines]
+        ),
+        class_="short",
+        aria_label=f"{story.name} in short",
+    )
+
+
+def _sentence(story: Story) -> str:
+    """What was trained on what, in one sentence."""
+    facts = story.facts
+    images = f"{facts['n']:,} samples" if isinstance(facts.get("n"), int) else "samples"
+    data = f" of {facts['data_name']}" if facts.get("data_name") else ""
+    size = f", {facts['image_size']} pixels" if facts.get("image_size") else ""
+    status = facts.get("status", "unknown")
+    ending = "" if status == "finished" else f" Status: {status}."
+    epochs = story.setting("training", "epochs")
+    encoder = story.setting("model", "encoder") or "an encoder"
+    return f"{encoder} with {method(story)} on {images}{data}{size}, {epochs} epochs{evidence.took(story)}.{ending}"
+
+
+def _section(identifier: str, name: str, *parts: Child) -> Markup:
+    return tag("section", tag("h2", name), parts, id=identifier)
+
+
+def _good(stories: Sequence[Story]) -> Markup:
+    return _section(
+        "good",
+        "Is the encoder good?",
+        evidence.scores(stories),
+        tag("h3", "See for yourself"),
+        pictures.maps(stories),
+        pictures.strips(stories),
+    )
+
+
+def _healthy(stories: Sequence[Story]) -> Markup:
+    return _section(
+        "healthy",
+        "Is it healthy?",
+        evidence.verdicts(stories),
+        evidence.key(stories),
+        tag(
+            "div", evidence.curves(stories), evidence.spectrum(stories), evidence.correlations(stories), class_="grid2"
+        ),
+    )
+
+
+def _trained(stories: Sequence[Story]) -> Markup:
+    return _section(
+        "trained",
+        "What was trained on what?",
+        [tag("p", tag("b", f"{s.name}: ") if len(stories) > 1 else None, _sentence(s)) for s in stories],
+        pictures.views(stories),
+        pictures.curiosities(stories),
+        evidence.speed(stories),
+        _comparison("Settings", [flat(s.config) for s in stories], stories),
+        _comparison("Data, views, environment", [flat(s.facts) for s in stories], stories),
+    )
+
+
+def _comparison(name: str, columns: Sequence[Mapping[str, Any]], stories: Sequence[Story]) -> Markup:
+    """One row per setting, one column per run; rows in which the runs differ stand out and come first."""
+    names = list(dict.fromkeys(key for column in columns for key in column))
+    if not names:
+        return tag("p", f"{name}: nothing was recorded.", class_="absent")
+    differ = [key for key in names if len({column.get(key) for column in columns}) > 1]
+    order = differ + [key for key in names if key not in differ]
+    rows = [
+        tag(
+            "tr",
+            tag("th", key, scope="row"),
+            [tag("td", plain(c.get(key))) for c in columns],
+            class_="differs" if key in differ else None,
+        )
+        for key in order
+    ]
+    head = tag("thead", tag("tr", tag("th", "Name", scope="col"), [tag("th", s.name, scope="col") for s in stories]))
+    table = tag(
+        "div", tag("table", head, tag("tbody", rows)), class_="scroll", tabindex="0", role="region", aria_label=name
+    )
+    note = f" ({len(differ)} differ)" if len(stories) > 1 else f" ({len(names)})"
+    return tag("details", tag("summary", name, tag("small", note)), table)
+
+
+def _foot() -> Markup:
+    today = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return tag("footer", f"Written {today} by barlow. Intervals are 95% unless a protocol says otherwise.")

@@ -1,0 +1,204 @@
+"""The parts of the page that show images: the map, neighbours, the typical, the unusual, doubles, sample views."""
+
+import base64
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from barlow.report.charts import data_address
+from barlow.report.evidence import absent
+from barlow.report.gallery import Gallery
+from barlow.report.markup import Markup, join, tag
+from barlow.report.story import Story
+
+SHOWN_NEIGHBOURS = 12
+
+
+def atlas_style(stories: Sequence[Story]) -> str:
+    """CSS that gives every gallery its sheet of thumbnails; equal sheets are stored once."""
+    sheets: dict[bytes, str] = {}
+    rules = []
+    for place, story in enumerate(stories):
+        if story.gallery is None or "atlas" not in story.gallery.arrays:
+            continue
+        content = story.gallery.arrays["atlas"].tobytes()
+        name = sheets.setdefault(content, f"--sheet-{len(sheets)}")
+        rules.append(
+            f".g{place}{{--atlas:var({name});--cols:{story.gallery.columns};--native:{story.gallery.thumb}px}}"
+        )
+    shared = ";".join(f"{name}:url({data_address(content, 'image/jpeg')})" for content, name in sheets.items())
+    return f":root{{{shared}}}" + "".join(rules)
+
+
+def gallery_data(stories: Sequence[Story]) -> list[dict[str, Any] | None]:
+    """What the page's script needs to draw the maps; one entry per run."""
+    return [None if s.gallery is None else _numbers(s.gallery) for s in stories]
+
+
+def _numbers(gallery: Gallery) -> dict[str, Any]:
+    arrays = gallery.arrays
+    return {
+        "n": len(gallery.keys),
+        "coords": _base64(np.round(arrays["coords"] * 65535), np.uint16),
+        "labels": _base64(arrays["labels"], np.int16),
+        "neighbours": _base64(arrays["neighbours"], np.uint16),
+        "cosines": _base64(np.round(arrays["cosines"] * 10000), np.int16),
+        "k": arrays["neighbours"].shape[1],
+        "keys": gallery.keys,
+        "classes": gallery.classes,
+        "thumb": gallery.thumb,
+        "columns": gallery.columns,
+    }
+
+
+def _base64(values: Any, kind: type) -> str:
+    little = np.asarray(values).astype(np.dtype(kind).newbyteorder("<"))
+    return base64.b64encode(little.tobytes()).decode()
+
+
+def _pictured(stories: Sequence[Story]) -> Iterator[tuple[int, str, Gallery]]:
+    """(place, name when there are several, gallery) of every run with thumbnails."""
+    for place, story in enumerate(stories):
+        if story.gallery is not None and story.gallery.thumb:
+            yield place, story.name if len(stories) > 1 else "", story.gallery
+
+
+def maps(stories: Sequence[Story]) -> Markup:
+    """The interactive map of each run."""
+    parts = [_map(s, place, named=len(stories) > 1) for place, s in enumerate(stories)]
+    return tag("div", parts, class_="maps")
+
+
+def _map(story: Story, place: int, named: bool) -> Markup:
+    gallery = story.gallery
+    if gallery is None:
+        return absent(f"No pictures of {story.name}.", f"barlow report {story.path} --data DATA")
+    shown = f"{len(gallery.keys):,}" + (f" of {gallery.total:,}" if gallery.total > len(gallery.keys) else "")
+    how = (
+        f"{shown} images of {gallery.data} by their features ({gallery.layout}). Near means alike to the encoder; "
+        "distances between far groups mean little. "
+    )
+    use = "Point for a picture, click for its nearest neighbours; + and \u2212 zoom, arrows walk."
+    canvas = tag(
+        "canvas",
+        tabindex="0",
+        role="application",
+        data_map=place,
+        aria_label=f"Map of {shown} images. Arrow keys walk from image to image, plus and minus zoom, 0 shows all.",
+    )
+    buttons = [tag("button", sign, type="button", data_zoom=zoom, aria_label=name) for sign, zoom, name in _ZOOMS]
+    return tag(
+        "figure",
+        tag(
+            "figcaption",
+            tag("b", f"Map of {story.name}. " if named else "Map. "),
+            how,
+            tag("span", use, class_="screen"),
+        ),
+        tag("div", canvas, tag("div", buttons, class_="zoom"), class_="stage"),
+        tag("div", class_="classes"),
+        tag("div", class_="chosen", aria_live="polite"),
+        class_=f"map g{place}",
+    )
+
+
+_ZOOMS = (("+", "in", "Zoom in"), ("\u2212", "out", "Zoom out"), ("○", "all", "Show all"))
+
+
+def strips(stories: Sequence[Story]) -> Markup:
+    """Random images with their nearest neighbours; the same images are asked in every run that has them."""
+    return tag("div", [_strips(*one) for one in _pictured(stories)], class_="columns")
+
+
+def _strips(place: int, name: str, gallery: Gallery) -> Markup:
+    rows = [_strip(gallery, place, query) for query in gallery.queries]
+    where = f" in {name}" if name else ""
+    caption = f"Nearest neighbours{where} of {len(gallery.queries)} random images, nearest first."
+    return tag("figure", tag("figcaption", tag("b", caption), _agreement(gallery)), rows, class_=f"strips g{place}")
+
+
+def _agreement(gallery: Gallery) -> str | None:
+    """How often the nearest neighbour has the same class, over all images of the map."""
+    labels, neighbours = gallery.arrays["labels"], gallery.arrays["neighbours"]
+    if (labels < 0).any():
+        return None
+    share = float((labels[neighbours[:, 0]] == labels).mean())
+    agree = f"Over all {len(labels):,} images, the nearest neighbour has the same class {100 * share:.0f}% of the time."
+    return f" Underlined: of another class. {agree}"
+
+
+def _strip(gallery: Gallery, place: int, query: int) -> Markup:
+    found = gallery.arrays["neighbours"][query][:SHOWN_NEIGHBOURS]
+    label = gallery.arrays["labels"][query]
+    other = [gallery.arrays["labels"][int(i)] != label for i in found]
+    pictures = [thumb(gallery, place, int(i), other=wrong) for i, wrong in zip(found, other, strict=True)]
+    return tag(
+        "div", thumb(gallery, place, query), tag("span", class_="arrow", aria_hidden="true"), pictures, class_="strip"
+    )
+
+
+def thumb(gallery: Gallery, place: int, point: int, other: bool = False) -> Markup:
+    """One thumbnail as a button that shows the image on the map. `other`: of another class than was asked for."""
+    y, x = divmod(point, gallery.columns)
+    name = title(gallery, point)
+    look = "thumb other" if other else "thumb"
+    return tag(
+        "button",
+        type="button",
+        class_=look,
+        style=f"--x:{x};--y:{y}",
+        title=name,
+        aria_label=name,
+        data_gallery=place,
+        data_point=point,
+    )
+
+
+def title(gallery: Gallery, point: int) -> str:
+    """Class and name of an image."""
+    label = int(gallery.arrays["labels"][point])
+    name = gallery.classes[label] + ": " if 0 <= label < len(gallery.classes) else ""
+    return name + gallery.keys[point]
+
+
+def curiosities(stories: Sequence[Story]) -> Markup:
+    """Most typical, most unusual, near-duplicates."""
+    return tag("div", [_curiosities(*one) for one in _pictured(stories)], class_="curiosities")
+
+
+def _curiosities(place: int, name: str, gallery: Gallery) -> list[Markup]:
+    def single(points: Sequence[int]) -> list[Markup]:
+        return [thumb(gallery, place, point) for point in points]
+
+    doubles = [tag("span", single(pair), class_="pair") for pair in gallery.doubles]
+    none = tag("p", "None among the images of the map.", class_="absent")
+    rows = [
+        ("Most typical", "in the densest places of the map", single(gallery.typical)),
+        ("Most unusual", "farthest from everything else", single(gallery.unusual)),
+        ("Near-duplicates", "nearly the same features and pixels", doubles or [none]),
+    ]
+    where = f" in {name}" if name else ""
+    return [_row(place, title + where, meaning, shown) for title, meaning, shown in rows]
+
+
+def _row(place: int, name: str, meaning: str, pictures: Sequence[Markup]) -> Markup:
+    caption = tag("figcaption", tag("b", name), f", {meaning}.")
+    return tag("figure", caption, tag("div", pictures, class_="row"), class_=f"g{place}")
+
+
+def views(stories: Sequence[Story]) -> Markup:
+    """Sample pairs of views, as the encoder got them."""
+    return join([_views(name, gallery) for _, name, gallery in _pictured(stories) if gallery.view_pairs])
+
+
+def _views(name: str, gallery: Gallery) -> Markup:
+    title = f"Sample views of {name}. " if name else "Sample views. "
+    explained = "Each column is one image, cut and recoloured twice; the encoder learns to give both the same features."
+    picture = tag(
+        "img",
+        src=data_address(gallery.arrays["views"].tobytes(), "image/jpeg"),
+        alt=f"{gallery.view_pairs} pairs of augmented views, one pair per column",
+        style=f"--pairs:{gallery.view_pairs}",
+    )
+    return tag("figure", tag("figcaption", tag("b", title), explained), picture, class_="views")

@@ -1,0 +1,151 @@
+"""A run folder read once, and how its values are put into words."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from barlow.report.charts import Line, number
+from barlow.report.gallery import Gallery, read_gallery
+from barlow.run import CONFIG, read_json
+
+if TYPE_CHECKING:
+    from barlow.run import Run
+
+METHODS = {"barlow-twins": "Barlow Twins", "mixed-barlow-twins": "Mixed Barlow Twins"}
+PROTOCOLS = {"knn": "k-NN", "linear": "linear probe"}
+BASELINES = {"random-init": "Random init", "raw-pixels": "Raw pixels"}
+TERMS = {
+    "loss": "Loss",
+    "invariance": "Invariance term",
+    "redundancy": "Redundancy term",
+    "mix": "Mixing term",
+}
+
+
+@dataclass(frozen=True)
+class Story:
+    """All that the page tells of one run."""
+
+    name: str
+    path: str
+    colour: int
+    config: dict[str, Any]
+    facts: dict[str, Any]
+    epochs: list[dict[str, Any]]
+    steps: list[dict[str, Any]]
+    validations: list[dict[str, Any]]
+    evaluations: list[dict[str, Any]]
+    health: dict[str, Any]
+    gallery: Gallery | None
+
+    def setting(self, section: str, name: str) -> Any:
+        """One leaf of the configuration; None where an older version did not have it."""
+        return self.config.get(section, {}).get(name)
+
+
+def read_story(run: "Run", colour: int) -> Story:
+    """Read the folder. The configuration is taken as it is, so that runs of older versions can be shown too."""
+    lines = run.metrics()
+    kinds = {kind: [line for line in lines if line["kind"] == kind] for kind in ("epoch", "step", "validation")}
+    return Story(
+        name=run.name,
+        path=str(run.path),
+        colour=colour,
+        config=read_json(run.path / CONFIG),
+        facts=run.facts,
+        epochs=kinds["epoch"],
+        steps=kinds["step"],
+        validations=kinds["validation"],
+        evaluations=run.evaluations(),
+        health=run.health(),
+        gallery=read_gallery(run.path),
+    )
+
+
+def training_lines(story: Story) -> tuple[list[dict[str, Any]], str]:
+    """The lines to draw training from, and their x: epochs, or steps while there are fewer than three epochs."""
+    return (story.epochs, "epoch") if len(story.epochs) > 2 else (story.steps, "step")
+
+
+def series(story: Story, rows: Iterable[Mapping[str, Any]], x: str, y: str, name: str, dashed: bool = False) -> Line:
+    """One curve out of metric lines; lines without the value are left out."""
+    points = [(float(row[x]), float(row[y])) for row in rows if row.get(y) is not None and x in row]
+    return Line(name, [p[0] for p in points], [p[1] for p in points], story.colour, dashed)
+
+
+def protocol_name(name: str) -> str:
+    """A protocol as people call it: `5-shot` stays, `knn-k20-t0.07` is k-NN with its settings."""
+    head, _, rest = name.partition("-")
+    return " ".join([PROTOCOLS.get(head, name), *rest.split("-")]).strip() if head in PROTOCOLS else name
+
+
+def heading(words: str) -> str:
+    """With a capital, but for k-NN."""
+    return words if words.startswith("k-NN") else words[:1].upper() + words[1:]
+
+
+def is_percent(metric: str) -> bool:
+    """Whether a metric is a share of right answers, told in percent."""
+    return any(word in metric.lower() for word in ("accuracy", "top", "recall"))
+
+
+def amount(value: float, metric: str) -> str:
+    """A score as people write it: 91.3 for a share, four digits otherwise."""
+    return f"{100 * value:.1f}" if is_percent(metric) else number(value)
+
+
+def span(interval: Any, metric: str) -> str:
+    """An interval as `90.8 to 91.7`; empty when there is none."""
+    return f"{amount(interval[0], metric)} to {amount(interval[1], metric)}" if interval else ""
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it."""
+    for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= unit:
+            return f"{seconds / unit:.1f} {name}"
+    return f"{seconds:.1f} s"
+
+
+def method(story: Story) -> str:
+    """The method's name as in its paper."""
+    name = str(story.setting("objective", "method") or "unknown method")
+    return METHODS.get(name, name)
+
+
+def outcome(evaluation: Mapping[str, Any]) -> tuple[str, str]:
+    """(state, words): is the encoder ahead of its baselines by more than the intervals allow?"""
+    baselines = evaluation.get("baselines") or {}
+    if not baselines:
+        return "open", "no baseline was measured beside it"
+    low, high = evaluation.get("interval") or (evaluation["value"],) * 2
+    strongest = max(baselines, key=lambda name: float(baselines[name]["value"]))
+    against = baselines[strongest].get("interval") or (baselines[strongest]["value"],) * 2
+    rival = BASELINES.get(strongest, strongest).lower()
+    if low > against[1]:
+        return "good", f"ahead of {' and '.join(BASELINES.get(name, name).lower() for name in baselines)}"
+    return ("bad", f"behind {rival}") if high < against[0] else ("open", f"not clearly ahead of {rival}")
+
+
+def best_evaluation(story: Story) -> dict[str, Any] | None:
+    """The evaluation that answers first: the linear probe, else k-NN, else whatever there is."""
+    order = {"linear": 0, "knn": 1}
+    return min(story.evaluations, key=lambda e: order.get(e["protocol"], 2), default=None)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as `section.name` and text."""
+    out: dict[str, str] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        out |= flat(value, f"{name}.") if isinstance(value, Mapping) else {name: plain(value)}
+    return out
+
+
+def plain(value: object) -> str:
+    """A setting as text."""
+    if value is None:
+        return "\u2013"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return ", ".join(plain(v) for v in value) if isinstance(value, list | tuple) else str(value)
