@@ -115,7 +115,7 @@ from pathlib import Path
 from barlow.models import build_encoder, build_projector
 from barlow.training.memory import estimate_memory
 torch.set_num_threads(1)
-encoder, shape = build_encoder("resnet18", image_size=32), (3, 32, 32)
+encoder, shape = build_encoder("resnet10-narrow", image_size=32), (3, 32, 32)
 projector = build_projector(encoder.feature_dim, (256, 256))
 
 def step(samples):
@@ -131,8 +131,8 @@ step(2)  # gradients and libraries are in place
 ctypes.CDLL("libc.so.6").malloc_trim(0)
 before = status("VmRSS")
 Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-step(24)
-found = estimate_memory(encoder, projector, view_shapes=[shape] * 2, batch=24)
+step(128)
+found = estimate_memory(encoder, projector, view_shapes=[shape] * 2, batch=128)
 print(status("VmHWM") - before, found.activations + found.projector + found.workspace)
 """
 
