@@ -10,9 +10,12 @@ import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from barlow.errors import InputError, suggest
+
+Form = Literal["auto", "gram", "correlation"]
+Cache = Literal["auto", "memory", "disk", "none"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class DataConfig:
     """share of the samples never trained on, for k-NN and held-out loss (at most 2,000 samples)"""
     workers: int | None = None
     """processes that decode images; 0 decodes in the main process"""
-    cache: str = "auto"
+    cache: Cache = "auto"
     """keep decoded images: auto, memory, disk, or none"""
 
 
@@ -75,7 +78,7 @@ class ObjectiveConfig:
     """mixing weight a ~ Beta(alpha, alpha)"""
     mix_per_sample: bool = False
     """draw one mixing weight per sample instead of one per batch"""
-    form: str = "auto"
+    form: Form = "auto"
     """how the loss is computed: gram (N x N), correlation (D x D), or auto (the cheaper)"""
 
 
@@ -206,6 +209,7 @@ def _coerce(where: str, hint: Any, value: Any) -> Any:
     if value is None and type(None) in options:
         return None
     kind = next(option for option in options if option is not type(None))
+    kind = str if get_origin(kind) is Literal else kind  # its choices are checked with all others
     if get_origin(kind) is tuple and isinstance(value, list | tuple):
         return tuple(_coerce(where, get_args(kind)[0], item) for item in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -220,11 +224,11 @@ def _coerce(where: str, hint: Any, value: Any) -> Any:
 METHODS = ("barlow-twins", "mixed-barlow-twins")
 CHOICES: dict[str, tuple[str, ...]] = {
     "method": METHODS,
-    "form": ("auto", "gram", "correlation"),
+    "form": get_args(Form),
     "stem": ("auto", "small", "standard"),
     "optimizer": ("adamw", "adam", "sgd", "lars"),
     "precision": ("auto", "float32", "bfloat16"),
-    "cache": ("auto", "memory", "disk", "none"),
+    "cache": get_args(Cache),
 }
 LOWEST: dict[str, float] = {
     "image_size": 2,

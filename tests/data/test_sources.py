@@ -269,12 +269,21 @@ def test_idx_floats_are_read_big_endian(tmp_path: Path) -> None:
 def test_digits_are_embedded_and_scaled_to_eight_bits() -> None:
     from sklearn.datasets import load_digits
 
-    source = open_source("digits")
+    source = open_source("digits", split="all")
     reference = load_digits().images
     assert (len(source), source.channels, source.dtype, source.kind) == (1797, 1, torch.uint8, "image")
     for i in (0, 700, 1796):
         np.testing.assert_array_equal(source.read(i)[0].numpy(), np.rint(reference[i] * 255 / 16))
     assert source.classes == tuple("0123456789")
+
+
+def test_the_digits_splits_are_stratified_and_share_no_image() -> None:
+    train, test = open_source("digits"), open_source("digits", split="test")
+    assert (len(train), len(test)) == (1438, 359)
+    assert train.labels is not None and test.labels is not None
+    whole = np.bincount(train.labels) + np.bincount(test.labels)
+    assert np.abs(np.bincount(test.labels) - 0.2 * whole).max() <= 0.5
+    assert not {train.content_hash(i) for i in range(1438)} & {test.content_hash(i) for i in range(359)}
 
 
 @pytest.mark.parametrize(("name", "shape"), [("iris", (150, 4)), ("wine", (178, 13)), ("breast-cancer", (569, 30))])
@@ -371,7 +380,7 @@ def test_a_mistake_gets_one_clear_line(tmp_path: Path, make: Any, message: str) 
 
 def test_wrong_settings_get_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no split 'test'; it has no splits"):
-        open_source("digits", split="test")
+        open_source("digits", split="validation")
     with pytest.raises(InputError, match="channels must be at least 1"):
         open_source("digits", channels=0)
     with pytest.raises(InputError, match="has 2 channels where"):

@@ -17,6 +17,7 @@ from .arrays import choose_split, from_array, split_note
 from .files import from_files
 from .memory import data_folder
 from .source import Source
+from .splits import holdout_split
 
 # --- scikit-learn ------------------------------------------------------------------------------------------------
 
@@ -28,14 +29,28 @@ _EMBEDDED = {
 }
 
 
-def _open_embedded(name: str, *, channels: int | None) -> Source:
+DIGITS_SPLITS = ("train", "test", "all")
+TEST_SHARE = 0.2  # of every digit; drawn once for good, so that figures on the digits can be compared
+
+
+def _open_embedded(name: str, *, split: str | None, channels: int | None) -> Source:
     # scikit-learn takes a second to import, and only these names need it
     bunch = getattr(import_module("sklearn.datasets"), _EMBEDDED[name])()
     classes = tuple(str(c) for c in bunch.target_names)
-    if name != "digits":
-        return from_array(bunch.data, name=name, labels=bunch.target, classes=classes, channels=channels)
-    pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)  # stored as 0..16
-    return from_array(pixels, name=name, labels=bunch.target, classes=classes, channels=channels)
+    if name == "digits":
+        return _open_digits(bunch, classes, split=split, channels=channels)
+    choose_split(split, (), name)
+    return from_array(bunch.data, name=name, labels=bunch.target, classes=classes, channels=channels)
+
+
+def _open_digits(bunch: Any, classes: tuple[str, ...], *, split: str | None, channels: int | None) -> Source:
+    chosen = choose_split(split, DIGITS_SPLITS, "digits")
+    train, test = holdout_split(bunch.target, share=TEST_SHARE, seed=0)
+    rows = {"train": train, "test": test}.get(str(chosen), np.arange(len(bunch.target)))
+    pixels = np.rint(bunch.images[rows] * (255 / 16)).astype(np.uint8)  # stored as 0..16
+    source = from_array(pixels, name="digits", labels=bunch.target[rows], classes=classes, channels=channels)
+    source.split_names, source.note = DIGITS_SPLITS, split_note(chosen, DIGITS_SPLITS)
+    return source
 
 
 # --- torchvision -------------------------------------------------------------------------------------------------
@@ -83,8 +98,7 @@ def open_named(name: str, *, split: str | None, channels: int | None) -> Source:
     Raises InputError when a split is unknown, or the data is neither there nor to be had.
     """
     if name in _EMBEDDED:
-        choose_split(split, (), name)
-        return _open_embedded(name, channels=channels)
+        return _open_embedded(name, split=split, channels=channels)
     spec = _TORCHVISION[name]
     chosen = choose_split(split, spec.splits, name)
     source = _as_source(_constructed(name, spec, chosen), name, spec, channels)

@@ -1,0 +1,279 @@
+"""The command line, generated from function signatures and the config dataclasses by tyro.
+
+The only module that imports the command-line library. Heavy imports happen inside the commands, so that help and
+mistyped flags answer at once.
+"""
+
+import contextlib
+import functools
+import importlib.metadata
+import inspect
+import io
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from barlow.config import PretrainConfig
+from barlow.errors import InputError, suggest
+
+MISTAKE, BROKEN_PIPE = 2, 141
+
+Flat = OmitArgPrefixes[PretrainConfig]
+Data = Annotated[Positional[str], arg(metavar="DATA")]
+RunPath = Annotated[Positional[Path], arg(metavar="RUN")]
+
+
+def pretrain(
+    data: Data,
+    out: Path,
+    config: Flat,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Train an encoder on unlabelled data.
+
+    Args:
+        data: folder of images, .npz or .npy array, IDX files, tar shards, or a named data set
+        out: folder of the run
+        resume: continue the run in --out from its last checkpoint
+        overwrite: replace the run in --out
+    """
+    from barlow.training.pretrain import pretrain as run_pretraining
+
+    run_pretraining(data, out, config=config, resume=resume, overwrite=overwrite)
+
+
+def demo(out: Path = Path("runs/demo"), seed: int = 0, overwrite: bool = False) -> None:
+    """Pretrain both methods on embedded handwritten digits, measure them, write a report. About three minutes.
+
+    Args:
+        out: folder of the two runs and the report
+        seed: seed of the runs
+        overwrite: replace an earlier demo in --out
+    """
+    from barlow.demo import run_demo
+
+    run_demo(out, seed=seed, overwrite=overwrite)
+
+
+def evaluate(
+    run: RunPath,
+    data: str,
+    protocols: tuple[str, ...] = ("knn", "linear"),
+    seed: int = 0,
+    held_out: float = 0.2,
+    device: str | None = None,
+    workers: int = 0,
+) -> None:
+    """Measure a run's encoder on labelled data, beside raw pixels and a random encoder.
+
+    Args:
+        run: run folder, or an encoder's .safetensors file
+        data: labelled data: class folders, arrays with labels, or a named data set
+        protocols: knn, linear, few-shot, and more (an unknown name lists them)
+        seed: seed of the split and of everything drawn
+        held_out: share of every class that is scored, where the data has no test split of its own
+        device: cpu, cuda, ...; by default the best there is
+        workers: threads that read images
+    """
+    from barlow.evaluation import evaluate as measure
+    from barlow.tables import print_results
+
+    print_results(measure(run, data, protocols, seed=seed, held_out=held_out, device=device, workers=workers))
+
+
+def embed(run: RunPath, data: Data, out: Path, batch_size: int = 256) -> None:
+    """Write the features of every sample to a .parquet or .npz file.
+
+    Args:
+        run: run folder, or an encoder's .safetensors file
+        data: what to embed
+        out: file to write, .parquet or .npz
+        batch_size: samples per forward pass
+    """
+    from barlow.embedding import embed as write
+
+    features = write(run, data, out=out, batch_size=batch_size)
+    print(f"{len(features)} samples, {features.x.shape[1]} features each: {out}")
+
+
+def search(run: RunPath, query: Annotated[Positional[str], arg(metavar="QUERY")], data: str, k: int = 10) -> None:
+    """Find the images nearest to a query image.
+
+    Args:
+        run: run folder, or an encoder's .safetensors file
+        query: image file, or a folder of them
+        data: images to search, or a feature file that `barlow embed` wrote with this encoder
+        k: how many
+    """
+    from barlow.embedding import search as find
+
+    for found in find(run, query, data, k=k):
+        for match in found:
+            label = f"  {match.label}" if match.label is not None else ""
+            print(f"{match.similarity:.4f}  {match.key}{label}")
+
+
+def export(run: RunPath, format: str, out: Path) -> None:
+    """Write the encoder in the format another tool reads.
+
+    Args:
+        run: run folder, or an encoder's .safetensors file
+        format: safetensors, torchvision, timm, onnx, torch-export, or hf
+        out: file (folder, for hf) to write
+    """
+    from barlow.exporting import export as write
+
+    print(write(run, format, out))
+
+
+def report(
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN...")],
+    out: Path | None = None,
+    data: str | None = None,
+    points: int = 4000,
+) -> None:
+    """Write one self-contained HTML page about one or several runs.
+
+    Args:
+        runs: run folders
+        out: page to write; report.html in the first run by default
+        data: images for the map and the neighbours; the run's own data by default
+        points: samples on the map, at most
+    """
+    from barlow.report import report as write
+
+    print(write(runs, out=out, data=data, points=points))
+
+
+def views(
+    data: Data,
+    out: Path = Path("views.png"),
+    recipe: str = "auto",
+    samples: int = 8,
+    image_size: int | None = None,
+    seed: int = 0,
+) -> None:
+    """Draw originals and their views, to judge a recipe by eye.
+
+    Args:
+        data: where the samples come from
+        out: picture to write
+        recipe: augmentation recipe by name, or a TOML file
+        samples: originals shown
+        image_size: side of the views, in pixels; worked out from the data by default
+        seed: seed of the views and of the choice of samples
+    """
+    from barlow.training.pictures import draw_views
+
+    print(draw_views(data, out, recipe=recipe, samples=samples, image_size=image_size, seed=seed))
+
+
+def doctor() -> None:
+    """Show versions, devices, precision, speed of the default step, memory and disk, with advice."""
+    from barlow.doctor import examine
+
+    for line in examine():
+        print(line)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo,
+    "pretrain": pretrain,
+    "evaluate": evaluate,
+    "embed": embed,
+    "search": search,
+    "export": export,
+    "report": report,
+    "views": views,
+    "doctor": doctor,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point: runs one command; a person's mistake is one line on stderr and exit code 2."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    warnings.showwarning = _one_line_warning
+    try:
+        _parse(arguments or ["--help"])()
+    except InputError as error:
+        _fail(str(error))
+    except BrokenPipeError:  # `barlow ... | head`: nobody is left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(BROKEN_PIPE)
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        _fail(f"{error.strerror or error}{where}")
+
+
+def _parse(arguments: list[str]) -> Callable[[], Any]:
+    """The chosen command with its arguments filled in; tyro's boxed errors become one line."""
+    shown = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(shown):
+            return _chosen(arguments)
+    except SystemExit as leave:
+        if not leave.code:
+            raise
+    raise InputError(_condense(shown.getvalue(), arguments[0]))
+
+
+def _chosen(arguments: list[str]) -> Callable[[], Any]:
+    name, rest = arguments[0], arguments[1:]
+    if name == "--version":
+        return lambda: print(importlib.metadata.version("barlow"))
+    if name in ("-h", "--help"):
+        return _overview
+    if name not in COMMANDS:
+        raise InputError(f"unknown command '{name}'. {suggest(name, COMMANDS)}")
+    chosen = _filled_in(name, COMMANDS[name], rest)
+    if name == "pretrain" and chosen.keywords["resume"]:
+        from barlow.run import Run
+
+        stored = Run(chosen.keywords["out"]).config  # what is not said again is as it was
+        return _filled_in(name, functools.partial(pretrain, config=stored), rest)
+    return chosen
+
+
+def _filled_in(name: str, function: Callable[..., None], arguments: list[str]) -> "functools.partial[None]":
+    @functools.wraps(function)
+    def later(**values: Any) -> functools.partial[None]:
+        return functools.partial(function, **values)
+
+    later.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+    return tyro.cli(later, args=arguments, prog=f"barlow {name}")
+
+
+def _overview() -> None:
+    print("usage: barlow COMMAND [options]\n\nPretrain an encoder on unlabelled data, measure it, take it away.\n")
+    for name, function in COMMANDS.items():
+        print(f"  {name:<10} {(function.__doc__ or '').splitlines()[0]}")
+    print("\n`barlow COMMAND --help` tells more; `barlow --version` prints the version.")
+
+
+def _condense(boxed: str, command: str) -> str:
+    """The first statement of a boxed error, and the flag it suggests."""
+    lines = [line.strip("\u2502 ").strip() for line in boxed.splitlines()]
+    lines = [line for line in lines if line and not set(line) & set("\u256d\u256e\u2570\u256f\u2500")]
+    said = next(iter(lines), "cannot be read")
+    if said.startswith("Missing from"):
+        said = "missing " + ", ".join(line for line in lines[1:] if re.match(r"--|[A-Z]+[. ]*$", line))
+    near = next((line.split()[0] for line in lines[1:] if line.startswith("--")), None)
+    hint = f" Did you mean {near}?" if near and "Perhaps you meant:" in lines else ""
+    return f"{said.rstrip('.')}.{hint} See `barlow {command} --help`."
+
+
+def _one_line_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
+    print(f"barlow: warning: {message}", file=sys.stderr)
+
+
+def _fail(message: str) -> None:
+    print(f"barlow: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(MISTAKE)

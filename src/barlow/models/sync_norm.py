@@ -1,0 +1,67 @@
+"""Batch normalisation over the samples of all ranks, on any device.
+
+torch's SyncBatchNorm refuses CPU tensors, and the claim that two processes train as one has to be testable where
+there is no GPU. On CUDA, torch's own (fused) layer is used.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class GlobalBatchNorm(_BatchNorm):
+    """BatchNorm whose training statistics are those of the global batch; equal local batches on all ranks.
+
+    Statistics are taken in float32 whatever the input's type. The gradient is the exact one of the global batch:
+    the all-reduce of the two sums is part of the graph.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any number of spatial dimensions."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)  # type: ignore[no-any-return]
+        x = input.float()
+        dims = [d for d in range(x.ndim) if d != 1]
+        count = x.numel() // x.shape[1] * dist.get_world_size()
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        mean = all_reduce(x.sum(dims)) / count
+        centred = x - mean.view(shape)  # two passes: E[x^2] - E[x]^2 cancels in float32
+        variance = all_reduce(centred.square().sum(dims)) / count
+        self._update_running(mean.detach(), variance.detach() * count / (count - 1))
+        out = centred * (variance + self.eps).rsqrt().view(shape)
+        if self.affine:
+            out = out * self.weight.view(shape) + self.bias.view(shape)
+        return out.to(input.dtype)
+
+    @torch.no_grad()
+    def _update_running(self, mean: Tensor, unbiased: Tensor) -> None:
+        if not self.track_running_stats or self.running_mean is None or self.running_var is None:
+            return
+        assert self.num_batches_tracked is not None  # goes with the two above
+        self.num_batches_tracked.add_(1)
+        share = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(unbiased, share)
+
+
+def synchronise_norms(module: nn.Module, device: str) -> nn.Module:
+    """The module with every batch normalisation replaced by one over all ranks; weights and statistics are shared."""
+    if torch.device(device).type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-any-return]
+    if isinstance(module, _BatchNorm) and not isinstance(module, GlobalBatchNorm):
+        return _converted(module)
+    for name, child in module.named_children():
+        setattr(module, name, synchronise_norms(child, device))
+    return module
+
+
+def _converted(norm: _BatchNorm) -> GlobalBatchNorm:
+    new = GlobalBatchNorm(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    new.weight, new.bias = norm.weight, norm.bias
+    for name, buffer in norm.named_buffers(recurse=False):
+        setattr(new, name, buffer)
+    return new.train(norm.training)

@@ -1,0 +1,34 @@
+"""Encoder and projector as one module, so that data-parallel wrappers see a single forward pass per step."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from barlow.models import Encoder
+
+
+class TwinNetwork(nn.Module):
+    """Views in, embeddings out.
+
+    One pass of the encoder *per view*: batch normalisation sees one view at a time, as in the papers' code.
+    """
+
+    def __init__(self, encoder: Encoder, projector: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.projector = projector
+
+    def forward(self, views: Sequence[Tensor]) -> list[Tensor]:
+        """Embeddings `[B, D]` of each view `[B, C, h, w]`."""
+        return [self.projector(self.encoder(view)) for view in views]
+
+
+def autocast(device: str, precision: str) -> torch.autocast:
+    """The mixed-precision region of forward passes; a no-op in float32."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def to_layout(batch: Tensor) -> Tensor:
+    """Channels-last memory for images, which convolutions read fastest on both CPU and GPU."""
+    return batch.contiguous(memory_format=torch.channels_last) if batch.ndim == 4 else batch

@@ -1,0 +1,234 @@
+"""What a run will do: the settings, completed by what the data and the hardware say, before anything is built."""
+
+import dataclasses
+import os
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+import torchvision
+
+from barlow.config import PretrainConfig, flag
+from barlow.data import Description, Source, describe, holdout_split
+from barlow.errors import InputError
+from barlow.models import Preprocess
+from barlow.training.schedules import LARS_BIAS_LR, lars_lr, scaled_lr
+from barlow.views import Recipe, get_recipe, recipe_from_toml
+
+SMALLEST_VIEW = 16  # below this, four stages of stride 2 leave nothing
+LARGE_SIZES = (64, 96, 128, 160, 192, 224)
+MOST_HELD_OUT = 2000  # enough for a k-NN score to +-1%; more would only take images from training
+NARROW = 2048  # up to this width the released Mixed Barlow Twins' 1/128 is used, above it the official .0051
+ADAPTIVE_LR = 0.002  # AdamW, Adam; peak rate for a batch of 256
+SGD_LR = 0.05
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a run needs that the settings left open. Written to run.json and printed before the first step."""
+
+    data_name: str
+    kind: str
+    """image, signal or table"""
+    n: int
+    """samples in the data"""
+    n_train: int
+    n_held: int
+    has_labels: bool
+    image_size: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    scale: float
+    """stored value that counts as 1: 255 for 8-bit images"""
+    recipe: str
+    lambd: float
+    lr: float
+    """peak rate of the weights, after scaling by the global batch"""
+    lr_biases: float
+    steps_per_epoch: int
+    total_steps: int
+    warmup_steps: int
+    validate_every: int
+    """epochs"""
+    local_batch: int
+    """samples per step and rank"""
+    world_size: int
+    device: str
+    precision: str
+    workers: int
+    spatial: tuple[int, int]
+    """median height and width of the data, in pixels"""
+
+    def preprocess(self) -> Preprocess:
+        """The transform of evaluation that belongs to these views."""
+        size = self.image_size if self.kind == "image" else 0
+        resize = round(size * 256 / 224) if size > 64 else size
+        return Preprocess(size, self.channels, self.mean, self.std, resize=resize, scale=self.scale)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return dataclasses.asdict(self)
+
+
+def make_plan(config: PretrainConfig, source: Source, *, world_size: int = 1, local_rank: int = 0) -> Plan:
+    """Complete the settings from the data and the hardware.
+
+    Raises InputError when the batch does not divide over the ranks or is larger than what there is to train on,
+    or when a given mean, std, recipe or device does not fit.
+    """
+    about = describe(source, seed=config.training.seed)
+    train, held = split_indices(config, source)
+    batch = config.training.batch_size
+    _check_batch(batch, len(train), len(held), world_size)
+    steps = len(train) // batch
+    total = steps * config.training.epochs
+    channels = config.data.channels or about.channels
+    size = config.data.image_size or choose_image_size(about)
+    lr, lr_biases = choose_lr(config)
+    device = choose_device(config.training.device)
+    if device == "cuda" and world_size > 1:
+        device = f"cuda:{local_rank}"
+    return Plan(
+        data_name=source.name,
+        kind=source.kind,
+        n=len(source),
+        n_train=len(train),
+        n_held=len(held),
+        has_labels=source.labels is not None,
+        image_size=size,
+        channels=channels,
+        mean=_per_channel("mean", config.data.mean, about.mean, channels),
+        std=_per_channel("std", config.data.std, about.std, channels),
+        scale=255.0 if about.dtype == "uint8" else 1.0,
+        recipe=config.views.recipe if config.views.recipe != "auto" else choose_recipe(source, about, channels, size),
+        lambd=config.objective.lambd if config.objective.lambd is not None else choose_lambd(config),
+        lr=lr,
+        lr_biases=lr_biases,
+        steps_per_epoch=steps,
+        total_steps=total,
+        warmup_steps=round(min(config.optimizer.warmup_epochs * steps, total / 10)),
+        validate_every=config.output.validate_every or max(1, config.training.epochs // 10),
+        local_batch=batch // world_size,
+        world_size=world_size,
+        device=device,
+        precision=choose_precision(config.training.precision, device),
+        workers=choose_workers(config.data.workers, about),
+        spatial=(about.height, about.width),
+    )
+
+
+def split_indices(config: PretrainConfig, source: Source) -> tuple[np.ndarray, np.ndarray]:
+    """Indices to train on and indices kept aside; a pure function of the seed. Labels are not consulted."""
+    n = len(source)
+    held = min(MOST_HELD_OUT, int(n * config.data.holdout))
+    if held < 2:
+        return np.arange(n), np.arange(0)
+    return holdout_split(n, share=held / n, seed=config.training.seed)
+
+
+def resolve_recipe(name: str) -> Recipe:
+    """A recipe by name, or from a TOML file."""
+    return recipe_from_toml(name) if name.endswith(".toml") else get_recipe(name)
+
+
+def choose_image_size(about: Description) -> int:
+    """Small images keep their own size; larger ones get the largest usual size that does not upscale the median."""
+    side = min(about.height, about.width)
+    if side <= LARGE_SIZES[0]:
+        return max(SMALLEST_VIEW, side)
+    return max(size for size in LARGE_SIZES if size <= side)
+
+
+def choose_recipe(source: Source, about: Description, channels: int, size: int) -> str:
+    """The recipe that fits the kind of data: the papers' for photos, none that destroys what a digit means."""
+    if source.kind != "image":
+        return source.kind
+    if channels == 1:
+        return "digits" if size <= 32 else "grayscale"
+    if channels != 3:
+        return "multispectral"
+    return "cifar" if size <= 32 else "tiny" if size <= 64 else "stl" if size <= 96 else "imagenet"
+
+
+def choose_lambd(config: PretrainConfig) -> float:
+    """1/128 up to D = 2048 as the released Mixed Barlow Twins, above it .0051 as the official code (D = 8192)."""
+    return 1 / 128 if config.model.projector[-1] <= NARROW else 0.0051
+
+
+def choose_lr(config: PretrainConfig) -> tuple[float, float]:
+    """Peak rates of weights and of biases, scaled by the global batch."""
+    given, batch = config.optimizer, config.training.batch_size
+    if given.optimizer == "lars":
+        base, biases = lars_lr(batch), LARS_BIAS_LR
+    else:
+        base = SGD_LR if given.optimizer == "sgd" else ADAPTIVE_LR
+        biases = given.lr if given.lr is not None else base
+    base = given.lr if given.lr is not None else base
+    biases = given.lr_biases if given.lr_biases is not None else biases
+    return scaled_lr(base, batch), scaled_lr(biases, batch)
+
+
+def choose_device(name: str) -> str:
+    """The device's name; InputError when it is not there."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        raise InputError(f"unknown device '{name}'; use cpu, cuda, mps or auto") from None
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(kind, False):
+        raise InputError(f"device '{name}' is not available here; use --device cpu or auto")
+    return name
+
+
+def choose_precision(name: str, device: str) -> str:
+    """bfloat16 where the hardware multiplies it natively, else float32."""
+    if name != "auto":
+        return name
+    if device.startswith("cuda"):
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    if device == "cpu" and torch.cpu._is_avx512_bf16_supported():
+        return "bfloat16"
+    return "float32"
+
+
+def choose_workers(given: int | None, about: Description) -> int:
+    """Small images of one size are decoded once; everything else is decoded by one process per core."""
+    if given is not None:
+        return given
+    if about.kind != "image" or (about.fixed_size and max(about.height, about.width) <= LARGE_SIZES[1]):
+        return 0
+    return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def environment() -> dict[str, Any]:
+    """Versions and hardware, for run.json."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "timm": timm.__version__}
+    hardware = {"platform": platform.platform(), "machine": platform.machine(), "cores": os.cpu_count(), "gpus": gpus}
+    return {**versions, "torchvision": torchvision.__version__, **hardware, "threads": torch.get_num_threads()}
+
+
+def _check_batch(batch: int, n_train: int, n_held: int, world_size: int) -> None:
+    if batch % world_size or batch // world_size < 2:
+        raise InputError(f"--batch-size {batch} does not give each of {world_size} ranks 2 samples or more, evenly")
+    if n_train < batch:
+        aside = f" ({n_held} more are held out; --holdout 0 uses them)" if n_held else ""
+        advice = f"use --batch-size {n_train} or less" if n_train >= 2 else "at least 2 are needed; check the path"
+        raise InputError(f"only {n_train} samples to train on{aside}, fewer than --batch-size {batch}; {advice}")
+
+
+def _per_channel(
+    name: str, given: tuple[float, ...] | None, found: tuple[float, ...], channels: int
+) -> tuple[float, ...]:
+    values = tuple(found) if given is None else given
+    if len(values) != channels:
+        raise InputError(f"{flag(name)} needs one value for each of {channels} channels, got {len(values)}")
+    if name == "std":
+        return tuple(max(value, 1e-3) for value in values)  # a constant channel must not divide by zero
+    return values

@@ -1,0 +1,388 @@
+"""`barlow.pretrain`: images in, a run folder with a trained encoder out."""
+
+import inspect
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from barlow.config import PretrainConfig, config_from_settings, config_to_dict, flag, leaves
+from barlow.data import Loader, Source, open_source
+from barlow.diagnostics import expected_initial_loss
+from barlow.errors import InputError
+from barlow.models import save_encoder
+from barlow.run import CONFIG, FACTS, HEALTH, METRICS, Run, read_json, write_json
+from barlow.training.checkpoint import CheckpointError, CheckpointWriter, load_latest
+from barlow.training.distributed import (
+    World,
+    any_rank,
+    check_ranks_agree,
+    ending_together,
+    from_main,
+    set_up,
+    shut_down,
+)
+from barlow.training.faults import save_replay
+from barlow.training.loop import Hooks, Meter, Record, train
+from barlow.training.plan import Plan, choose_device, environment, make_plan, split_indices
+from barlow.training.progress import ProgressDisplay
+from barlow.training.signals import SignalFlag
+from barlow.training.trackers import MetricsLog, open_trackers
+from barlow.training.trainer import Trainer
+from barlow.training.validation import Validator
+
+CHECKPOINTS = "checkpoints"
+AGREE_EVERY = 10  # steps between the ranks' agreements on whether to stop
+MOST_NAMED = 10  # unreadable samples named on screen
+MAY_CHANGE = frozenset({"local_batch", "world_size", "device", "workers"})  # of a plan, between start and resume
+EARLIER_RUN = (CONFIG, FACTS, METRICS, HEALTH, CHECKPOINTS, "evaluations", "tensorboard")
+
+
+def pretrain(
+    data: str | Path | np.ndarray | Tensor | Source,
+    out: str | Path,
+    *,
+    config: PretrainConfig | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+    **settings: Any,
+) -> Run:
+    """Pretrain an encoder on unlabelled data and return its run.
+
+    `data` is what `barlow.data.open_source` takes; labels it may have are used for the k-NN score alone. `out`
+    is a new folder, unless `resume` continues the run in it or `overwrite` replaces it. `config` holds all
+    settings; keyword settings such as `epochs=20` or `method="mixed-barlow-twins"` are laid over it (see
+    `barlow.config`). `encoder` may be a `torch.nn.Module` mapping a batch `[B, C, h, w]` to features `[B, F]`.
+
+    Raises InputError for unknown or impossible settings, data that cannot be trained on, an existing run without
+    `resume` or `overwrite`, and a resume whose settings or data differ.
+    """
+    module = settings.pop("encoder") if isinstance(settings.get("encoder"), nn.Module) else None
+    folder = Path(out)
+    settings = {**settings, "encoder": "custom"} if module is not None else settings
+    chosen = _settings_of(folder, config, settings, resume=resume)
+    world = set_up(choose_device(chosen.training.device))
+    try:
+        with ending_together(world), SignalFlag() as asked:
+            session = _begin(data, folder, chosen, module, world, resume=resume, overwrite=overwrite, quiet=quiet)
+            with torch.random.fork_rng(devices=session.cuda_devices):
+                session.run(asked)
+    finally:
+        shut_down()
+    if asked.received is not None and session.trainer.step < session.plan.total_steps:
+        raise Interrupted(folder, asked.exit_code)
+    return Run(folder)
+
+
+class Interrupted(Exception):  # noqa: N818  a request that was met, not an error
+    """The run was asked to end by a signal, and has saved; `code` is what a scheduler expects as exit code."""
+
+    def __init__(self, folder: Path, code: int) -> None:
+        super().__init__(f"interrupted after saving; continue with --resume --out {folder}")
+        self.code = code
+
+
+def _begin(
+    data: Any,
+    folder: Path,
+    config: PretrainConfig,
+    module: nn.Module | None,
+    world: World,
+    *,
+    resume: bool,
+    overwrite: bool,
+    quiet: bool,
+) -> "_Session":
+    source = (
+        data if isinstance(data, Source) else open_source(data, split=config.data.split, channels=config.data.channels)
+    )
+    plan = make_plan(config, source, world_size=world.size, local_rank=world.local_rank)
+    check_ranks_agree("the settings or the data", {**plan.to_dict(), "device": "", "config": config_to_dict(config)})
+    if world.is_main:
+        _prepare_folder(folder, config, plan, resume=resume, overwrite=overwrite)
+    from_main(None)  # nobody looks into the folder before it is ready
+    return _Session(folder, config, plan, source, module, world, resume=resume, quiet=quiet or not world.is_main)
+
+
+def _settings_of(
+    folder: Path, config: PretrainConfig | None, settings: Mapping[str, Any], *, resume: bool
+) -> PretrainConfig:
+    """The run's settings. On resume the stored ones; whatever is given must agree with them."""
+    stored = Run(folder).config if resume else None
+    chosen = config_from_settings(settings, config or stored)
+    if stored is not None and chosen != stored:
+        pairs = zip(leaves(chosen), leaves(stored), strict=True)
+        differing = [f"{flag(name)} {now} (was {was})" for (_, name, now), (_, _, was) in pairs if now != was]
+        raise InputError(f"{folder} was started with other settings: {', '.join(differing)}; start a new run instead")
+    return chosen
+
+
+def _prepare_folder(folder: Path, config: PretrainConfig, plan: Plan, *, resume: bool, overwrite: bool) -> None:
+    if resume:
+        _same_plan(folder, plan)
+        return
+    if (folder / CONFIG).exists() and not overwrite:
+        raise InputError(f"{folder} already holds a run; use --resume to continue it or --overwrite to replace it")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG).exists():
+        raise InputError(f"{folder} is not empty and not a run; choose a new folder for --out")
+    try:
+        for name in EARLIER_RUN:
+            _remove(folder / name)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / FACTS, {**plan.to_dict(), "environment": environment(), "status": "running"})
+        write_json(folder / CONFIG, config_to_dict(config))
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror}; choose another --out") from None
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _same_plan(folder: Path, plan: Plan) -> None:
+    """A resumed run must find the data as it was, or its order and views would be others."""
+    stored = read_json(folder / FACTS)
+    now: dict[str, Any] = plan.to_dict()
+    for name, value in now.items():
+        value = list(value) if isinstance(value, tuple) else value
+        if name not in MAY_CHANGE and stored.get(name) != value:
+            raise InputError(f"cannot resume {folder}: {name} is {value} now and was {stored.get(name)}")
+
+
+class _Session:
+    """One process's part in a run, from the folder's state to the encoder file."""
+
+    def __init__(
+        self,
+        folder: Path,
+        config: PretrainConfig,
+        plan: Plan,
+        source: Source,
+        module: nn.Module | None,
+        world: World,
+        *,
+        resume: bool,
+        quiet: bool,
+    ) -> None:
+        self.folder, self.config, self.plan, self.source, self.world = folder, config, plan, source, world
+        self.display = ProgressDisplay(total_steps=plan.total_steps, steps_per_epoch=plan.steps_per_epoch, quiet=quiet)
+        self.trainer = Trainer(config, plan, encoder=module, rank=world.rank)
+        self.meter = Meter()
+        self.started = time.time()
+        train_rows, held_rows = split_indices(config, source)
+        self.loader = self._open_loader(train_rows)
+        validator = Validator(source, train_rows, held_rows, self.trainer) if len(held_rows) else None
+        self.validator = validator if world.is_main else None
+        self.resume_step: int | None = None
+        if resume:
+            self._restore()
+
+    def _open_loader(self, rows: np.ndarray) -> Loader:
+        return Loader(
+            self.source,
+            rows,
+            self.plan.local_batch,
+            maker=self.trainer.maker,
+            seed=self.config.training.seed,
+            rank=self.world.rank,
+            world_size=self.world.size,
+            workers=self.plan.workers,
+            cache=self.config.data.cache,  # type: ignore[arg-type]  # one of Cache: the settings are validated
+            device=self.plan.device,
+        )
+
+    def _restore(self) -> None:
+        state = load_latest(self.folder / CHECKPOINTS)
+        if state is not None:
+            self.trainer.load_state_dict(state["trainer"])
+            self.meter = Meter.from_state(state["meter"], self.trainer.device)
+            if self.validator:
+                self.validator.history = list(state["heldout_losses"])
+        self.resume_step = self.trainer.step if state is not None else None
+
+    @property
+    def cuda_devices(self) -> list[str]:
+        """Devices whose generators the run uses."""
+        return [self.plan.device] if self.plan.device.startswith("cuda") else []
+
+    def run(self, asked: SignalFlag) -> None:
+        """Train to the end, or until asked to stop; leaves checkpoint, encoder and status behind."""
+        self._announce()
+        with ExitStack() as stack:
+            log = stack.enter_context(self._logs()) if self.world.is_main else _ignore
+            writer = CheckpointWriter(self.folder / CHECKPOINTS, self.config.output.keep_checkpoints)
+            hooks = Hooks(
+                log=log,
+                checkpoint=self._checkpointing(writer),
+                validate=self._validating(log) if self.validator else None,
+                check=self._check_finite,
+                stop=lambda: self._asked_to_stop(asked),
+            )
+            if hooks.validate and self.trainer.step == 0:
+                hooks.validate(0)
+            complete = train(self.trainer, self.loader, hooks, self.display, self.meter)
+            self._await(writer)
+        if self.world.is_main:
+            self._finish("finished" if complete else "interrupted")
+
+    def _asked_to_stop(self, asked: SignalFlag) -> bool:
+        """Alone at every step; ranks agree every few steps, since they must stop at the same one."""
+        if self.world.size == 1:
+            return asked.received is not None
+        due = self.trainer.step % AGREE_EVERY == 0 or self.trainer.step == self.plan.total_steps
+        return due and any_rank(asked.received is not None)
+
+    def _check_finite(self) -> None:
+        fault = self.trainer.watch.poll()
+        if fault is None:
+            return
+        epoch, start = divmod(fault.step, self.plan.steps_per_epoch)
+        batch = next(iter(self.loader.epoch(epoch, start)))
+        kept = {"epoch": epoch, "ids": batch.ids, "images": batch.images, "cuts": batch.cuts}
+        state = {**self.trainer.state_dict(), "step": fault.step}
+        file = save_replay(self.folder, fault, batch=kept, state=state)
+        if self.world.is_main:
+            self._set_status("failed")
+        names = ", ".join(str(self.source.keys[i]) for i in batch.ids[:3].tolist())
+        raise InputError(
+            f"{fault} (samples {names}, ...); batch and state are kept in {file}: run `barlow replay {self.folder}`, "
+            "or lower --lr, or set --clip"
+        )
+
+    @contextmanager
+    def _logs(self) -> Iterator[Callable[[Record], None]]:
+        metrics = MetricsLog(self.folder / METRICS, self.resume_step)
+        settings = config_to_dict(self.config)
+        names = self.config.output.trackers
+        trackers = open_trackers(names, self.folder, config=settings, resume_step=self.resume_step)
+
+        def log(line: Record) -> None:
+            for target in (metrics, *trackers):
+                target.log(line)
+
+        self._sync = metrics.sync
+        try:
+            yield log
+        finally:
+            for target in (metrics, *trackers):
+                target.close()
+
+    def _checkpointing(self, writer: CheckpointWriter) -> Callable[[Meter], None]:
+        def checkpoint(meter: Meter) -> None:
+            if not self.world.is_main:
+                return
+            self._sync()  # the lines up to this step must be there when the run continues from it
+            with self._failures_said():
+                writer.write(self._state(meter), self.trainer.step)
+
+        return checkpoint
+
+    def _await(self, writer: CheckpointWriter) -> None:
+        with self._failures_said():
+            writer.wait()
+
+    @contextmanager
+    def _failures_said(self) -> Iterator[None]:
+        """A checkpoint that cannot be written does not end a run that is going well; it is said, each time."""
+        try:
+            yield
+        except CheckpointError as error:
+            self.display.say(f"warning    {error}")
+
+    def _state(self, meter: Meter) -> dict[str, Any]:
+        losses = self.validator.history if self.validator else []
+        return {"trainer": self.trainer.state_dict(), "meter": meter.state_dict(), "heldout_losses": list(losses)}
+
+    def _validating(self, log: Callable[[Record], None]) -> Callable[[int], Record]:
+        assert self.validator is not None
+        validator = self.validator
+
+        def validate(epoch: int) -> Record:
+            record, diagnostics = validator(self.trainer)
+            log({"kind": "validation", "step": self.trainer.step, "epoch": epoch, **record})
+            write_json(self.folder / HEALTH, diagnostics)
+            self._save_encoder(epoch)
+            return record
+
+        return validate
+
+    def _save_encoder(self, epoch: int) -> None:
+        save_encoder(
+            self.trainer.encoder,
+            self.plan.preprocess(),
+            self.folder,
+            method=self.config.objective.method,
+            data=self.plan.data_name,
+            epochs=epoch,
+            seed=self.config.training.seed,
+        )
+
+    def _finish(self, status: str) -> None:
+        self._save_encoder(self.trainer.step // self.plan.steps_per_epoch)
+        self._set_status(status)
+        skipped = self.loader.skipped
+        for key, reason in skipped[:MOST_NAMED]:
+            self.display.say(f"skipped    {key}: {reason}")
+        if len(skipped) > MOST_NAMED:
+            self.display.say(f"skipped    {len(skipped) - MOST_NAMED} more unreadable samples, all in {FACTS}")
+        self.display.say(f"{status:<10} {self.trainer.step} steps; run folder {self.folder}")
+
+    def _set_status(self, status: str) -> None:
+        facts = read_json(self.folder / FACTS)
+        wall = facts.get("wall_s", 0.0) + time.time() - self.started
+        found = {"status": status, "step": self.trainer.step, "wall_s": wall, "skipped": self.loader.skipped}
+        write_json(self.folder / FACTS, {**facts, **found})
+
+    def _announce(self) -> None:
+        plan, config = self.plan, self.config
+        size = f"{plan.image_size} px, " if plan.kind == "image" else ""
+        held = f", {plan.n_held} held out" if plan.n_held else ""
+        labels = "labels only for the k-NN score" if plan.has_labels else "no labels"
+        say = self.display.say
+        if self.source.note:
+            say(f"data       {self.source.note}")
+        say(f"data       {plan.data_name}: {plan.n_train:,} samples to train on{held}; {labels}")
+        mean, std = (" ".join(f"{value:.3f}" for value in values) for values in (plan.mean, plan.std))
+        say(f"views      recipe {plan.recipe}, {size}{plan.channels} channels, mean {mean}, std {std}")
+        weights = sum(p.numel() for p in self.trainer.network.encoder.parameters())
+        architecture = self.trainer.network.encoder.architecture
+        widths = "-".join(map(str, config.model.projector))
+        network = f"{architecture.name}, {architecture.stem} stem, {weights / 1e6:.1f} M weights"
+        say(f"model      {network}; projector {widths}")
+        say(f"objective  {config.objective.method}, lambda {plan.lambd:.5g}")
+        say(f"optimizer  {config.optimizer.optimizer}, peak rate {plan.lr:.4g}, {plan.warmup_steps} warm-up steps")
+        batch = plan.local_batch * plan.world_size
+        say(
+            f"training   {config.training.epochs} epochs of {plan.steps_per_epoch} steps, batch {batch}, "
+            f"{plan.precision} on {plan.device}, seed {config.training.seed}"
+        )
+        if self.trainer.step:
+            say(f"resuming   after step {self.trainer.step} of {plan.total_steps}")
+        else:
+            reg = config.objective.lambd_reg if config.objective.method == "mixed-barlow-twins" else None
+            expected = expected_initial_loss(config.model.projector[-1], batch, plan.lambd, reg)["loss"]
+            say(f"expected   a loss near {expected:.4g} if nothing were related; a fresh network starts lower")
+
+
+def _ignore(line: Record) -> None:
+    """Where the lines of all ranks but the first go."""
+
+
+def _public_signature() -> inspect.Signature:
+    """`pretrain` with every setting spelled out, for help() and editors; the defaults come from the config."""
+    own = [p for p in inspect.signature(pretrain).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    given = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value) for _, name, value in leaves()]
+    return inspect.Signature([*own, *given], return_annotation=Run)
+
+
+pretrain.__signature__ = _public_signature()  # type: ignore[attr-defined]

@@ -1,0 +1,185 @@
+"""Everything that changes during a run, and the one step that changes it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from barlow.config import PretrainConfig
+from barlow.data import Batch
+from barlow.errors import InputError
+from barlow.models import Encoder, build_encoder, build_projector
+from barlow.models.sync_norm import synchronise_norms
+from barlow.training.checkpoint import capture_rng, restore_rng
+from barlow.training.ema import EMA
+from barlow.training.faults import NonFiniteWatch
+from barlow.training.gradient_cache import cached_backward
+from barlow.training.methods import Terms, build_method, detached
+from barlow.training.network import TwinNetwork, autocast, to_layout
+from barlow.training.optimizers import (
+    build_optimizer,
+    clip_gradients,
+    load_optimizer_state,
+    parameter_groups,
+    set_lr,
+)
+from barlow.training.plan import Plan, resolve_recipe
+from barlow.training.schedules import warmup_cosine
+from barlow.views import ViewMaker
+
+
+class Trainer:
+    """Network, objective, optimizer and schedule; `train_step` makes views of a batch and moves the weights once.
+
+    A run is a pure function of the plan and the seed: views depend on (seed, epoch, sample), mixing on
+    (seed, rank, step), the learning rate on the step, and torch's generators, which dropout draws from, are
+    seeded anew from (seed, rank, step) at every step. So any rank resumes exactly without a state of its own.
+    """
+
+    def __init__(self, config: PretrainConfig, plan: Plan, *, encoder: nn.Module | None = None, rank: int = 0) -> None:
+        self.config, self.plan = config, plan
+        self._rank_seed = config.training.seed + 1_000_003 * rank  # every rank draws on its own
+        self.device = torch.device(plan.device)
+        self.step = 0
+        self.network = self._build_network(encoder).to(self.device)
+        if plan.kind == "image":
+            self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.ema = EMA(self.network.encoder, config.model.ema) if config.model.ema else None
+        self.optimizer = build_optimizer(
+            config.optimizer.optimizer,
+            parameter_groups(self.network),
+            lr=plan.lr,
+            lr_biases=plan.lr_biases,
+            weight_decay=config.optimizer.weight_decay,
+        )
+        self.method = build_method(config.objective, lambd=plan.lambd, seed=self._rank_seed)
+        self.maker = self._build_maker()
+        self.watch = NonFiniteWatch(self.device)
+        self.watch.guard(self.optimizer)
+        self._forward = self._wrap()
+
+    def _build_network(self, encoder: nn.Module | None) -> TwinNetwork:
+        torch.manual_seed(self.config.training.seed)
+        model, plan = self.config.model, self.plan
+        size = plan.image_size if plan.kind == "image" else 0
+        built = build_encoder(
+            encoder if encoder is not None else model.encoder,
+            channels=plan.channels,
+            image_size=size,
+            stem=model.stem,
+        )
+        if model.activation_checkpointing:
+            built.checkpoint_activations()
+        network: nn.Module = TwinNetwork(built, build_projector(built.feature_dim, model.projector))
+        if plan.world_size > 1:
+            network = synchronise_norms(network, plan.device)
+        assert isinstance(network, TwinNetwork)  # the container itself is never replaced
+        return network
+
+    def _build_maker(self) -> ViewMaker:
+        plan = self.plan
+        return ViewMaker(
+            resolve_recipe(plan.recipe),
+            image_size=plan.image_size,
+            channels=plan.channels,
+            mean=plan.mean,
+            std=plan.std,
+            seed=self.config.training.seed,
+            dtype=torch.bfloat16 if plan.precision == "bfloat16" else torch.float32,
+        )
+
+    def _wrap(self) -> nn.Module:
+        network: nn.Module = self.network
+        if self.config.training.compile:
+            network.compile()
+        if self.plan.world_size > 1:
+            ids = [self.device.index or 0] if self.device.type == "cuda" else None
+            network = DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False)
+        return network
+
+    @property
+    def encoder(self) -> Encoder:
+        """What the run is for: the trained encoder, or its moving average when one is kept."""
+        return self.ema.module if self.ema else self.network.encoder  # type: ignore[return-value]
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the weights at this step."""
+        return self.plan.lr * self._multiplier()
+
+    def _multiplier(self) -> float:
+        return warmup_cosine(self.step, total=self.plan.total_steps, warmup=self.plan.warmup_steps)
+
+    def views(self, batch: Batch, epoch: int) -> list[Tensor]:
+        """The views of a batch, on the training device, channels last."""
+        ids = batch.ids.to(self.device, non_blocking=True)
+        if batch.cuts is not None:
+            views = self.maker.finish([cut.to(self.device, non_blocking=True) for cut in batch.cuts], ids, epoch)
+        else:
+            assert batch.images is not None  # a batch has one or the other
+            views = self.maker(batch.images.to(self.device, non_blocking=True), ids, epoch)
+        return [to_layout(view) for view in views]
+
+    def train_step(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        """One update of the weights; the terms of the objective before it, and the gradient's norm, on the device."""
+        self.network.train()
+        torch.manual_seed((self._rank_seed << 32) + self.step)
+        with torch.no_grad():
+            inputs, terms_of = self.method.prepare(self.views(batch, epoch), self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        terms = self._backward([to_layout(view) for view in inputs], terms_of)
+        terms["gradient_norm"] = self._clip()
+        self.watch.update(self.step, terms)
+        set_lr(self.optimizer, self._multiplier())
+        self.optimizer.step()
+        if self.ema:
+            self.ema.update(self.network.encoder)
+        self.step += 1
+        return terms
+
+    def _clip(self) -> Tensor:
+        """The gradient's norm, and the gradient cut to the limit where there is one."""
+        if self.config.optimizer.clip is not None:
+            return clip_gradients(self.optimizer, self.config.optimizer.clip)
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients, foreach=True)
+
+    def _backward(self, inputs: list[Tensor], terms_of: Terms) -> dict[str, Tensor]:
+        micro = self.config.training.micro_batch
+        if micro is not None and int(micro) < len(inputs[0]):
+            return cached_backward(self._embed_one, inputs, int(micro), lambda *z: terms_of(z))
+        with autocast(self.plan.device, self.plan.precision):
+            embeddings = self._forward(inputs)
+        terms = terms_of(embeddings)
+        terms["loss"].backward()
+        return detached(terms)
+
+    def _embed_one(self, view: Tensor) -> Tensor:
+        with autocast(self.plan.device, self.plan.precision):
+            embedding: Tensor = self._forward([view])[0]
+        return embedding
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next step depends on, as tensors and plain values."""
+        return {
+            "step": self.step,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.state_dict() if self.ema else None,
+            "rng": capture_rng(self.device),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict`; strict. Raises InputError when it is the state of another network."""
+        try:
+            self.network.load_state_dict(state["network"], strict=True)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise InputError(f"the checkpoint is of another network: {reason}") from None
+        load_optimizer_state(self.optimizer, state["optimizer"])
+        if self.ema:
+            self.ema.load_state_dict(state["ema"])
+        restore_rng(state["rng"], self.device)
+        self.step = int(state["step"])

@@ -1,0 +1,94 @@
+"""What is measured on held-out samples every few epochs: k-NN when there are labels, losses and rank without."""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+
+from barlow.data import Loader, Source
+from barlow.diagnostics import health
+from barlow.evaluation import extract, knn_accuracy
+from barlow.objectives import BarlowTwinsLoss
+from barlow.training.network import autocast
+from barlow.training.trainer import Trainer
+
+Ints = NDArray[np.int64]
+
+BANK = 5000  # training samples that the held-out ones are compared with
+PAIRS = 512  # held-out samples whose views are kept for losses and rank
+NEIGHBOURS, TEMPERATURE = 20, 0.07
+FIXED_EPOCH = 2**31 - 1  # the same views at every validation, and none that training ever sees
+SUMMARY = (
+    "heldout_loss",
+    "train_loss",
+    "rankme",
+    "embedding_effective_rank",
+    "diagonal",
+    "off_diagonal",
+    "dead_share",
+    "alignment",
+    "uniformity",
+)
+
+
+class Validator:
+    """Scores a trainer's encoder on held-out samples; weights, modes and generators stay as they were."""
+
+    def __init__(self, source: Source, train: Ints, held: Ints, trainer: Trainer) -> None:
+        seed = trainer.config.training.seed
+        self.source, self.held, self.n_train = source, held, len(train)
+        shuffled = np.random.default_rng(seed).permutation(train)
+        self.bank = np.sort(shuffled[:BANK])
+        pairs = min(PAIRS, len(held), len(train))
+        self.held_views = _views(source, np.sort(held[:pairs]), trainer)
+        self.train_views = _views(source, np.sort(shuffled[:pairs]), trainer)
+        # One process measures: its loss must not wait for the others.
+        alone = dist.new_group([0]) if trainer.plan.world_size > 1 else None
+        self.objective = BarlowTwinsLoss(trainer.plan.lambd, group=alone)
+        self.history: list[float] = []
+
+    def __call__(self, trainer: Trainer) -> tuple[dict[str, Any], dict[str, Any]]:
+        """A flat record for metrics.jsonl and the full diagnostics for health.json."""
+        trainer.encoder.preprocess = trainer.plan.preprocess()
+        with autocast(trainer.plan.device, trainer.plan.precision):
+            record = self._knn(trainer)
+            found = self._health(trainer)
+        self.history.append(found["heldout_loss"])
+        return {**record, **{name: found[name] for name in SUMMARY if name in found}}, {**found, **record}
+
+    def _knn(self, trainer: Trainer) -> dict[str, float]:
+        labels = self.source.labels
+        if labels is None or len(np.unique(labels)) < 2:
+            return {}
+        bank, held = (extract(trainer.encoder, self.source, rows) for rows in (self.bank, self.held))
+        k = min(NEIGHBOURS, len(self.bank))
+        return {"knn": knn_accuracy(bank.x, bank.labels, held.x, held.labels, k=k, temperature=TEMPERATURE)}
+
+    def _health(self, trainer: Trainer) -> dict[str, Any]:
+        labels = self.source.labels
+        return health(
+            trainer.encoder,
+            trainer.network.projector,
+            self.held_views,
+            self.objective,
+            train_pairs=self.train_views,
+            labels=None if labels is None else labels[np.sort(self.held[: len(self.held_views[0])])],
+            n_train=self.n_train,
+            step=trainer.step,
+            initial_loss=self.history[0] if self.history else None,
+            best_heldout_loss=min(self.history, default=None),
+            mixing=trainer.plan.kind == "image",
+        )
+
+
+def _views(source: Source, rows: Ints, trainer: Trainer) -> tuple[Tensor, Tensor]:
+    """Two views of `rows`, in their order, made once."""
+    loader = Loader(source, rows, len(rows), maker=trainer.maker, seed=trainer.config.training.seed)
+    batch = next(iter(loader.epoch(FIXED_EPOCH)))
+    with torch.no_grad():
+        first, second = trainer.views(batch, FIXED_EPOCH)[:2]
+    order = torch.argsort(batch.ids).to(first.device)
+    return first[order], second[order]
