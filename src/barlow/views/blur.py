@@ -1,6 +1,7 @@
 """Gaussian blur with one width per sample, reflecting at the borders."""
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -61,15 +62,21 @@ def _blur_matrices_(x: Tensor, sigma: Tensor) -> Tensor:
 
 def blur_matrix(sigma: Tensor, size: int, like: Tensor) -> Tensor:
     """[B, size, size]: row i holds the weights with which pixel i of the blurred axis takes the pixels of the axis."""
-    sigma = sigma.to(like.device, torch.float32)[:, None, None]
-    radius = (_REACH * sigma).ceil().clamp(1, size - 1)
-    i = torch.arange(size, device=like.device)[:, None]
-    j = torch.arange(size, device=like.device)[None, :]
-    # pixel j stands for itself and for its mirror images beyond the first and the last pixel, which are not doubled
-    copies = ((i - j, True), (i + j, j > 0), (i + j - 2 * (size - 1), j < size - 1))
-    weight = sum((_gauss(t, sigma, radius) * valid for t, valid in copies), torch.zeros((), device=like.device))
-    return (weight / weight.sum(dim=2, keepdim=True)).to(like.dtype)
+    radius = (_REACH * sigma).ceil().clamp(1, size - 1)[:, None]
+    shifts = _shifts(int(radius.max()), size)
+    t = torch.arange(len(shifts))
+    taps = torch.exp(-0.5 * (t / sigma[:, None]) ** 2) * (t <= radius)
+    taps /= 2.0 * taps.sum(dim=1, keepdim=True) - taps[:, :1]
+    return (taps.to(like.device, like.dtype) @ shifts.to(like.device, like.dtype)).view(-1, size, size)
 
 
-def _gauss(t: Tensor, sigma: Tensor, radius: Tensor) -> Tensor:
-    return torch.exp(-0.5 * (t / sigma) ** 2) * (t.abs() <= radius)
+@lru_cache(maxsize=16)
+def _shifts(radius: int, size: int) -> Tensor:
+    """[radius + 1, size * size]: for each t the matrix that adds the pixels t to the left and t to the right."""
+    i = torch.arange(size)
+    matrices = torch.zeros(radius + 1, size, size)
+    for t in range(radius + 1):
+        for j in {t, -t}:
+            reflected = size - 1 - (size - 1 - (i + j).abs()).abs()
+            matrices[t].index_put_((i, reflected), torch.ones(size), accumulate=True)
+    return matrices.flatten(1)

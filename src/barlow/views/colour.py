@@ -15,7 +15,7 @@ _LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601, as torchvision writes it
 
 
 def _per_sample(values: Tensor, x: Tensor) -> Tensor:
-    return values.to(x.device, x.dtype)[:, None, None, None]
+    return values.to(x.device, x.dtype).view(-1, 1, 1, 1)
 
 
 def luma(x: Tensor) -> Tensor:
@@ -33,9 +33,9 @@ def brightness_(x: Tensor, factor: Tensor, top: float) -> Tensor:
 
 def contrast_(x: Tensor, factor: Tensor, top: float) -> Tensor:
     """Blend each sample with its mean gray: factor * x + (1 - factor) * mean."""
-    channel_means = x.mean(dim=(2, 3), keepdim=True)
     factor = _per_sample(factor, x)
-    return x.mul_(factor).add_((1.0 - factor) * luma(channel_means)[:, None]).clamp_(0, top)
+    gray = luma(x.mean(dim=(2, 3), keepdim=True))[:, None]
+    return x.mul_(factor).add_((1.0 - factor).mul_(gray)).clamp_(0, top)
 
 
 def saturation_(x: Tensor, factor: Tensor, top: float) -> Tensor:
@@ -59,11 +59,12 @@ def hue_(x: Tensor, shift: Tensor, top: float) -> Tensor:
     red, green, blue = x.unbind(1)
     low = torch.minimum(red, green).minimum(blue)
     chroma = torch.maximum(red, green).maximum(blue).sub_(low)
-    hue = (green + blue).sub_(red).sub_(low).div_(chroma.clamp(min=1e-12)).add_(1.0)
+    hue = (green + blue).sub_(red).sub_(low).div_(chroma.clamp_(min=1e-12)).add_(1.0)
     hue = hue.copysign_(green - blue)
-    torch.add(hue[:, None], _hue_offsets(shift).to(x.device, x.dtype), out=x)
-    # |t| <= 7, where 2 - distance, clipped to [0, 1], is ||t| - 3| - 1 clipped to [0, 1]
-    return x.abs_().sub_(3.0).abs_().sub_(1.0).clamp_(0, 1).mul_(chroma[:, None]).add_(low[:, None])
+    torch.add(hue[:, None], _hue_offsets(shift.to(x.device, x.dtype)), out=x)
+    # |t| <= 7, where 2 - distance, clipped to [0, 1], is ||t| - 3| clipped to [1, 2], less 1
+    x.abs_().sub_(3.0).abs_().clamp_(1, 2)
+    return x.mul_(chroma[:, None]).add_(low.sub_(chroma)[:, None])
 
 
 def _hue_offsets(shift: Tensor) -> Tensor:

@@ -16,8 +16,6 @@ from torch.nn import functional as F
 from barlow.views.random import Stream
 from barlow.views.recipes import ViewRecipe
 
-_TRIES = 10  # as torchvision's RandomResizedCrop, before it falls back to a central crop
-
 
 class Box(NamedTuple):
     """One view's place in its image, in pixels of the full-size image, and what is done after the cut."""
@@ -35,48 +33,32 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class Boxes:
-    """The boxes of a batch, one tensor [B] per field of `Box`, on the CPU."""
+    """The boxes of a batch: int64 [B, 7], the first seven fields of `Box` in order, on the CPU."""
 
-    top: Tensor
-    left: Tensor
-    height: Tensor
-    width: Tensor
-    mirror: Tensor
-    upend: Tensor
-    turns: Tensor
+    fields: Tensor
     size: int
     interpolation: str
 
-    def __getitem__(self, index: Tensor) -> "Boxes":
-        fields = (self.top, self.left, self.height, self.width, self.mirror, self.upend, self.turns)
-        return Boxes(*(field[index] for field in fields), self.size, self.interpolation)
-
     def to_list(self) -> list[Box]:
-        fields = (self.top, self.left, self.height, self.width, self.mirror, self.upend, self.turns)
-        rows = zip(*(field.tolist() for field in fields), strict=True)
-        return [Box(*row, self.size, self.interpolation) for row in rows]
+        return [
+            Box(top, left, height, width, bool(mirror), bool(upend), turns, self.size, self.interpolation)
+            for top, left, height, width, mirror, upend, turns in self.fields.tolist()
+        ]
 
 
 def draw_boxes(stream: Stream, recipe: ViewRecipe, height: int, width: int, size: int) -> Boxes:
     """Draw the geometry of one view for images of height x width."""
     if recipe.crop_scale is None:
-        top, left, crop_height, crop_width = _central_square(len(stream.ids), height, width)
+        top, left, crop_height, crop_width = _central_square(len(stream.keys), height, width)
     else:
         top, left, crop_height, crop_width = _random_resized_crop(
             stream, height, width, recipe.crop_scale, recipe.crop_ratio
         )
-    turned = stream.chance("turn", recipe.quarter_turns)
-    return Boxes(
-        top,
-        left,
-        crop_height,
-        crop_width,
-        mirror=stream.chance("mirror", recipe.flip),
-        upend=stream.chance("upend", recipe.vertical_flip),
-        turns=torch.where(turned, 1 + stream.integer("turns", 3), 0),
-        size=size,
-        interpolation=recipe.interpolation,
-    )
+    mirror = stream.chance("mirror", recipe.flip)
+    upend = stream.chance("upend", recipe.vertical_flip)
+    turns = stream.chance("turn", recipe.quarter_turns) * (1 + stream.integer("turns", 3))
+    fields = torch.stack([top, left, crop_height, crop_width, mirror, upend, turns], dim=1)
+    return Boxes(fields, size, recipe.interpolation)
 
 
 def _central_square(n: int, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -89,10 +71,10 @@ def _central_square(n: int, height: int, width: int) -> tuple[Tensor, Tensor, Te
 def _random_resized_crop(
     stream: Stream, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """torchvision's RandomResizedCrop.get_params, all tries of all samples at once: the first that fits is taken."""
-    area = height * width * (scale[0] + (scale[1] - scale[0]) * stream.uniform("crop area", _TRIES))
+    """torchvision's RandomResizedCrop.get_params, all ten tries at once: the first that fits is taken."""
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * stream.uniform("crop area"))
     log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
-    aspect = (log_low + (log_high - log_low) * stream.uniform("crop ratio", _TRIES)).exp()
+    aspect = (log_low + (log_high - log_low) * stream.uniform("crop ratio")).exp()
     tried_width = (area * aspect).sqrt().round().long()
     tried_height = (area / aspect).sqrt().round().long()
     fits = (tried_width > 0) & (tried_width <= width) & (tried_height > 0) & (tried_height <= height)
@@ -101,7 +83,7 @@ def _random_resized_crop(
     found = fits.any(dim=1)
     crop_height = torch.where(found, tried_height.gather(1, first)[:, 0], centre_height)
     crop_width = torch.where(found, tried_width.gather(1, first)[:, 0], centre_width)
-    place = stream.uniform("crop place", 2)
+    place = stream.uniform("crop place")
     top = torch.where(found, (place[:, 0] * (height - crop_height + 1)).long(), (height - crop_height) // 2)
     left = torch.where(found, (place[:, 1] * (width - crop_width + 1)).long(), (width - crop_width) // 2)
     return top, left, crop_height, crop_width
@@ -149,52 +131,59 @@ def resample(images: Tensor, boxes: Boxes) -> Tensor:
     Equals `cut` to float rounding, except that nothing is rounded to integers.
     """
     b, c, height, width = images.shape
-    size, device = boxes.size, images.device
-    rows = interpolation_matrix(boxes.top, boxes.height, boxes.upend, height, size, boxes.interpolation, device)
-    columns = interpolation_matrix(boxes.left, boxes.width, boxes.mirror, width, size, boxes.interpolation, device)
+    size, kind = boxes.size, boxes.interpolation
+    top, left, crop_height, crop_width, mirror, upend, turns = boxes.fields.to(images.device).unbind(1)
+    rows = interpolation_matrix(top, crop_height, upend, height, size, kind)
+    columns = interpolation_matrix(left, crop_width, mirror, width, size, kind)
     x = torch.bmm(images.reshape(b, c * height, width).float(), columns.mT)  # [B, C H, size]
     rows = rows[:, None].expand(b, c, size, height).reshape(b * c, size, height)
     x = torch.bmm(rows, x.view(b * c, height, size)).view(b, c, size, size)
-    return turn(x, boxes.turns)
+    return turn(x, turns)
 
 
-def interpolation_matrix(
-    start: Tensor, length: Tensor, flip: Tensor, extent: int, size: int, kind: str, device: torch.device | str = "cpu"
-) -> Tensor:
+def interpolation_matrix(start: Tensor, length: Tensor, flip: Tensor, extent: int, size: int, kind: str) -> Tensor:
     """Float32 [B, size, extent]: resamples pixels start ... start+length-1 of an axis of `extent` pixels to `size`.
 
     The antialiased filter of Pillow's `resize` and torchvision: the kernel is widened by length / size when that
-    shrinks, and the weights of each output pixel, cut off at the ends of the crop, sum to one.
+    shrinks, and the weights of each output pixel, cut off at the ends of the crop, sum to one. Only the few pixels
+    under the kernel are computed, and scattered into a matrix with a margin for those outside the image.
     """
-    start, length = (v.to(device, torch.float32)[:, None, None] for v in (start, length))
-    scale = length / size
-    centre = (torch.arange(size, device=device)[None, :, None] + 0.5) * scale
-    pixel = torch.arange(extent, device=device)[None, None, :] - start
-    weight = _KERNELS[kind]((pixel + 0.5 - centre) / scale.clamp(min=1.0))
-    weight *= (pixel >= 0) & (pixel < length)
+    reach, kernel = _KERNELS[kind]
+    taps = 2 * math.ceil(reach * max(1.0, extent / size)) + 1
+    i = torch.arange(size, device=start.device)
+    i = torch.where(flip[:, None].bool(), size - 1 - i, i)  # [B, size]
+    scale = (length.float() / size)[:, None]
+    stretch = scale.clamp(min=1.0)
+    centre = (i + 0.5) * scale  # of the output pixel, in pixels of the crop
+    first = (centre - reach * stretch + 0.5).floor()
+    pixel = first[:, :, None] + torch.arange(taps, device=start.device)  # [B, size, taps]
+    weight = kernel((pixel + (0.5 - centre)[:, :, None]).div_(stretch[:, :, None]))
+    weight[(pixel < 0) | (pixel >= length[:, None, None])] = 0.0
     weight /= weight.sum(dim=2, keepdim=True)
-    return torch.where(flip.to(device)[:, None, None], weight.flip(1), weight)
+    matrix = weight.new_zeros(len(start), size, extent + 2 * taps)
+    matrix.scatter_(2, pixel.long() + (start[:, None, None] + taps), weight)
+    return matrix[:, :, taps : taps + extent]
 
 
 def _triangle(t: Tensor) -> Tensor:
-    return (1.0 - t.abs()).clamp_(min=0.0)
+    return t.abs_().neg_().add_(1.0).clamp_(min=0.0)
 
 
 def _cubic(t: Tensor) -> Tensor:
-    """Keys' cubic convolution kernel with a = -1/2, Pillow's BICUBIC."""
-    t = t.abs()
-    near = (1.5 * t - 2.5) * t * t + 1.0
-    far = ((-0.5 * t + 2.5) * t - 4.0) * t + 2.0
-    return near * (t < 1.0) + far * ((t >= 1.0) & (t < 2.0))
+    """Keys' cubic convolution kernel with a = -1/2, Pillow's BICUBIC: zero from 2 on, its two pieces as one sum."""
+    t = t.abs_().clamp_(max=2.0)
+    inner = (1.0 - t).clamp_(min=0.0)
+    outer = (2.0 - t).square_().mul_(1.0 - t).mul_(0.5)
+    return outer.add_((1.0 - 2.0 * inner).mul_(inner.square_()))
 
 
-_KERNELS = {"bilinear": _triangle, "bicubic": _cubic}
+_KERNELS = {"bilinear": (1.0, _triangle), "bicubic": (2.0, _cubic)}  # reach in input pixels, kernel
 
 
 def turn(x: Tensor, turns: Tensor) -> Tensor:
     """Turn each square view [B, C, s, s] counter-clockwise by its number of quarter turns, in place."""
     for k in (1, 2, 3):
-        chosen = (turns == k).nonzero()[:, 0].to(x.device)
+        chosen = (turns.to(x.device) == k).nonzero()[:, 0]
         if len(chosen):
             x[chosen] = x[chosen].rot90(k, (2, 3))
     return x

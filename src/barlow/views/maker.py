@@ -22,22 +22,30 @@ _MATRIX_LIMIT = 48  # pixels: up to here, on a CPU, two matrix products beat one
 
 @dataclass(frozen=True)
 class _Draws:
-    """The random parameters of one view of a batch, each [B] (channel gains [B, C]), in the batch's order."""
+    """The random parameters of a batch of views, one entry per view."""
 
-    order: Tensor  # index into the orders of jitter; -1: none
-    factors: dict[str, Tensor]
-    gains: Tensor
-    grayscale: Tensor
-    blur: Tensor
-    sigma: Tensor
-    solarize: Tensor
-    posterize: Tensor
-    noise_std: Tensor  # 0: none
-    rectangles: Tensor  # [B, 4] top, left, height, width; empty: none
+    order: Tensor  # int64 [N], index into the orders of jitter; -1: none
+    factors: dict[str, Tensor]  # op of jitter: float32 [N]
+    gains: Tensor | None  # float32 [N, C]
+    grayscale: Tensor  # bool [N]
+    sigma: Tensor  # float32 [N], of the blur; 0: none
+    solarize: Tensor  # bool [N]
+    posterize: Tensor  # bool [N]
+    noise_std: Tensor  # float32 [N]; 0: none
+    rectangles: Tensor | None  # int64 [N, 4], to erase: top, left, height, width; empty: none
 
-    def __getitem__(self, index: Tensor) -> "_Draws":
-        values = {name: value[index] for name, value in vars(self).items() if name != "factors"}
-        return _Draws(**values, factors={op: factor[index] for op, factor in self.factors.items()})
+    def at(self, index: Tensor | slice) -> "_Draws":
+        return _Draws(
+            order=self.order[index],
+            factors={op: factor[index] for op, factor in self.factors.items()},
+            gains=None if self.gains is None else self.gains[index],
+            grayscale=self.grayscale[index],
+            sigma=self.sigma[index],
+            solarize=self.solarize[index],
+            posterize=self.posterize[index],
+            noise_std=self.noise_std[index],
+            rectangles=None if self.rectangles is None else self.rectangles[index],
+        )
 
 
 class ViewMaker:
@@ -67,7 +75,10 @@ class ViewMaker:
         Float images in [0, 1] are taken as they are; others are mapped to [0, 1] by their own range for the colour
         ops. Raises InputError when the recipe does not suit the channels.
         """
-        _check(recipe, image_size, channels, mean, std)
+        _check_channels(recipe, channels)
+        check_statistics(mean, std, channels)
+        if image_size < 2:
+            raise InputError(f"image_size must be at least 2 pixels, got {image_size}.")
         self.recipe = recipe
         self.image_size = image_size
         self.channels = channels
@@ -75,18 +86,24 @@ class ViewMaker:
         self.dtype = dtype
         self._mean = torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1)
         self._std = torch.tensor(std, dtype=torch.float32).view(-1, 1, 1)
-        self._views = tuple(replace(view, count=1) for view in recipe.views for _ in range(view.count))
+        self._views = _image_views(recipe)
+        self._groups = _group(self._views)
 
     def __call__(self, images: Tensor, ids: Tensor, epoch: int) -> list[Tensor]:
         """Views of images [B, C, H, W], uint8 or float, with ids int64 [B] (best kept on the CPU)."""
         self._check_batch(images, ids)
-        return [self._view(images, self._stream(ids, epoch, v), view) for v, view in enumerate(self._views)]
+        views: dict[int, Tensor] = {}
+        for members in self._groups:
+            stream = Stream.of(self.seed, epoch, ids.cpu(), members)
+            fetch = self._fetch_from(images, stream, members)
+            views.update(self._finish(fetch, images, stream, members))
+        return [views[v] for v in range(len(self._views))]
 
     def boxes(self, id: int, epoch: int, height: int, width: int) -> list[Box]:
         """Where the views of sample `id` lie in its image of height x width pixels."""
-        ids = torch.tensor([id])
+        every_view = Stream.of(self.seed, epoch, torch.tensor([id]), range(len(self._views)))
         return [
-            geometry.draw_boxes(self._stream(ids, epoch, v), view, height, width, self._size(view)).to_list()[0]
+            geometry.draw_boxes(every_view.at(slice(v, v + 1)), view, height, width, self._size(view)).to_list()[0]
             for v, view in enumerate(self._views)
         ]
 
@@ -98,106 +115,128 @@ class ViewMaker:
         """Views of stacked cuts [B, C, h, w], one tensor per view: colour, blur, normalisation."""
         if len(cuts) != len(self._views):
             raise InputError(f"Recipe '{self.recipe.name}' has {len(self._views)} views, got {len(cuts)} cuts.")
-        views = []
-        for v, (view, cut) in enumerate(zip(self._views, cuts, strict=True)):
+        for cut in cuts:
             self._check_batch(cut, ids)
-            views.append(self._finish(partial(_take, cut), cut, self._stream(ids, epoch, v), view))
-        return views
+        views: dict[int, Tensor] = {}
+        for members in self._groups:
+            stream = Stream.of(self.seed, epoch, ids.cpu(), members)
+            chosen = [cuts[v] for v in members]
+            views.update(self._finish(partial(_take, chosen), chosen[0], stream, members))
+        return [views[v] for v in range(len(cuts))]
 
-    def _view(self, images: Tensor, stream: Stream, view: ViewRecipe) -> Tensor:
-        """One view of whole images."""
+    def unnormalise(self, views: Tensor) -> Tensor:
+        """Views [..., C, h, w] back on the scale of `mean` and `std` ([0, 1] for uint8 images), float32."""
+        return views.float() * self._std.to(views.device) + self._mean.to(views.device)
+
+    def _fetch_from(self, images: Tensor, stream: Stream, members: Sequence[int]) -> Callable[[Tensor], Tensor]:
+        """A function from indices into the group's views to their crops, float32."""
         height, width = images.shape[2:]
-        boxes = geometry.draw_boxes(stream, view, height, width, self._size(view))
-        by_matrix = images.device.type != "cpu" or max(height, width, boxes.size) <= _MATRIX_LIMIT
-        fetch = partial(_resample, images, boxes) if by_matrix else partial(_cut, images, boxes.to_list())
-        return self._finish(fetch, images, stream, view)
+        batch = len(images)
+        boxes = [
+            geometry.draw_boxes(
+                stream.at(slice(i * batch, (i + 1) * batch)), self._views[v], height, width, self._size(self._views[v])
+            )
+            for i, v in enumerate(members)
+        ]
+        merged = replace(boxes[0], fields=torch.cat([b.fields for b in boxes]))
+        if images.device.type != "cpu" or max(height, width, merged.size) <= _MATRIX_LIMIT:
+            return partial(_resample, images, merged)
+        return partial(_cut, images, merged.to_list())
 
     def _finish(
-        self, fetch: Callable[[Tensor], Tensor], images: Tensor, stream: Stream, view: ViewRecipe
-    ) -> Tensor:
-        """Take float views of chosen samples from `fetch`, colour and normalise them, a cache-sized chunk at a time."""
-        size, device = self._size(view), images.device
-        draws = self._draw(stream, view)
-        out = torch.empty(len(images), self.channels, size, size, dtype=self.dtype, device=device)
-        samples = max(1, _CHUNK.get(device.type, 2**28) // out[0].numel())
-        for index in draws.order.argsort(stable=True).split(samples):  # neighbours share their order of jitter
-            x = self._colour(fetch(index), images.dtype, draws[index], stream.at(index), view)
-            out[index.to(device)] = x.to(self.dtype)
-        return out
+        self, fetch: Callable[[Tensor], Tensor], images: Tensor, stream: Stream, members: Sequence[int]
+    ) -> dict[int, Tensor]:
+        """Colour and normalise what `fetch` gives, a cache-sized chunk of views at a time."""
+        view, device, total = self._views[members[0]], images.device, len(stream.keys)
+        size = self._size(view)
+        draws = self._draw(stream, [self._views[v] for v in members])
+        sequence = draws.order.argsort(stable=True)  # neighbours share their order of jitter
+        draws, stream = draws.at(sequence), stream.at(sequence)
+        out = torch.empty(total, self.channels, size, size, dtype=self.dtype, device=device)
+        step = max(1, _CHUNK.get(device.type, 2**28) // max(1, self.channels * size * size))
+        for start in range(0, total, step):
+            part = slice(start, start + step)
+            x = self._colour(fetch(sequence[part]), images.dtype, draws.at(part), stream.at(part), view)
+            _put(out, sequence[part], x)
+        return dict(zip(members, out.chunk(len(members)), strict=True))
 
     def _colour(self, x: Tensor, source: torch.dtype, draws: _Draws, stream: Stream, view: ViewRecipe) -> Tensor:
-        """The ops after the crop on float views [n, C, h, w], in place, and the normalisation."""
-        mean, std = self._mean.to(x.device), self._std.to(x.device)
-        top = 1.0
-        if source == torch.uint8:
-            top = 255.0
-            mean, std = mean * top, std * top
-            x.clamp_(0, top)  # bicubic resampling overshoots
-        else:
-            low, span = _own_range(x)
-            x.sub_(low).div_(span)
-            mean, std = (mean - low) / span, std / span
-        if view.channel_gain or view.channel_drop:
+        """The ops after the crop, in place, and the normalisation; x float32 [n, C, h, w], in order of jitter."""
+        top, mean, std = self._prepare(x, source)
+        if draws.gains is not None:
             colour.scale_channels_(x, draws.gains, top)
-        start = int((draws.order < 0).sum())
-        orders = [_orders(view)[i] for i in draws.order[start:].tolist()]
-        factors = {op: factor[start:] for op, factor in draws.factors.items()}
-        colour.jitter_(x[start:], orders, factors, top)
+        first = int((draws.order < 0).sum())
+        every_order = _orders(view)
+        orders = [every_order[i] for i in draws.order[first:].tolist()]
+        colour.jitter_(x[first:], orders, {op: factor[first:] for op, factor in draws.factors.items()}, top)
         _apply(draws.grayscale, x, lambda part, _: colour.grayscale_(part))
-        _apply(draws.blur, x, lambda part, i: gaussian_blur_(part, draws.sigma[i]))
+        _apply(draws.sigma > 0, x, lambda part, i: gaussian_blur_(part, draws.sigma[i]))
         _apply(draws.solarize, x, lambda part, _: colour.solarize_(part, top))
         _apply(draws.posterize, x, lambda part, _: colour.posterize_(part, view.posterize_bits, top))
-        _apply(
-            draws.noise_std > 0,
-            x,
-            lambda part, i: gaussian_noise_(part, draws.noise_std[i], stream.at(i, x.device), top),
-        )
+        noisy = draws.noise_std > 0
+        _apply(noisy, x, lambda part, i: gaussian_noise_(part, draws.noise_std[i], stream.at(i), top))
         x = shuffle_pixels(x) if view.shuffle else x
-        x.sub_(mean).div_(std)
-        _apply(draws.rectangles[:, 2] > 0, x, lambda part, i: erase_(part, draws.rectangles[i]))
-        return x
+        x.sub_(mean).mul_(1.0 / std)
+        return x if draws.rectangles is None else erase_(x, draws.rectangles)
 
-    def _draw(self, stream: Stream, view: ViewRecipe) -> _Draws:
-        """The random parameters of everything after the crop. An op that the recipe leaves out draws nothing."""
-        n = len(stream.ids)
-        never = torch.zeros(n, dtype=torch.bool)
+    def _prepare(self, x: Tensor, source: torch.dtype) -> tuple[float, Tensor, Tensor]:
+        """Bring x, in place, to a range [0, top]; returns top and the mean and std of the data in that range."""
+        mean, std = self._mean.to(x.device), self._std.to(x.device)
+        if source == torch.uint8:
+            x.clamp_(0.0, 255.0)  # bicubic resampling overshoots
+            return 255.0, 255.0 * mean, 255.0 * std
+        low, span = _own_range(x)
+        x.sub_(low).div_(span)
+        return 1.0, (mean - low) / span, std / span
+
+    def _draw(self, stream: Stream, views: Sequence[ViewRecipe]) -> _Draws:
+        """The random parameters of everything after the crop, for a group of views."""
+        batch = len(stream.keys) // len(views)
+
+        def column(name: str, item: int | None = None) -> Tensor:
+            values = [getattr(view, name) if item is None else getattr(view, name)[item] for view in views]
+            return torch.tensor(values, dtype=torch.float64).repeat_interleave(batch)
 
         def chance(op: str) -> Tensor:
-            p = getattr(view, op)
-            return stream.chance(op, p) if p else never
+            return stream.chance(op, column(op))
 
-        orders = _orders(view)
-        jittered = chance("jitter") if orders[0] else never
-        gray = chance("grayscale") if self.channels == 3 else never
-        noise_std = stream.between("noise std", *view.noise_std).float() * chance("noise") if view.noise else never
+        def between(op: str, name: str) -> Tensor:
+            return stream.between(op, column(name, 0), column(name, 1)).float()
+
+        orders = _orders(views[0])
+        jitter = chance("jitter") & bool(orders[0])
         return _Draws(
-            order=torch.where(jittered, stream.integer("jitter order", len(orders)), -1),
-            factors={op: _factor(stream, op, getattr(view, op)) for op in orders[0]},
-            gains=self._draw_gains(stream, view),
-            grayscale=gray,
-            blur=chance("blur"),
-            sigma=stream.between("blur sigma", *view.blur_sigma) if view.blur else never,
+            order=torch.where(jitter, stream.integer("jitter order", len(orders)), -1),
+            factors={op: _factor(stream, op, column(op)) for op in orders[0]},
+            gains=self._draw_gains(stream, column("channel_gain"), column("channel_drop")),
+            grayscale=chance("grayscale") & (self.channels == 3),
+            sigma=between("blur sigma", "blur_sigma") * chance("blur"),
             solarize=chance("solarize"),
             posterize=chance("posterize"),
-            noise_std=noise_std,
-            rectangles=self._draw_erase(stream, view),
+            noise_std=between("noise std", "noise_std") * chance("noise"),
+            rectangles=self._draw_erase(stream, views, chance("erase")),
         )
 
-    def _draw_gains(self, stream: Stream, view: ViewRecipe) -> Tensor:
-        """[B, C]: 0 for dropped channels, of which there is never the last."""
-        gains = 1.0 + view.channel_gain * (2.0 * stream.uniform("channel gain", self.channels) - 1.0)
-        luck = stream.uniform("channel drop", self.channels)
-        kept = (luck >= view.channel_drop) | (luck == luck.amax(dim=1, keepdim=True))
-        return gains.clamp(min=0.0) * kept
+    def _draw_gains(self, stream: Stream, gain: Tensor, drop: Tensor) -> Tensor | None:
+        """[N, C]: 0 for dropped channels, of which there is never the last."""
+        if not (gain.any() or drop.any()):
+            return None
+        spread = 2.0 * stream.field("channel gain", self.channels, numbers="uniform") - 1.0
+        luck = stream.field("channel drop", self.channels, numbers="uniform")
+        kept = (luck >= drop[:, None]) | (luck == luck.amax(dim=1, keepdim=True))
+        return ((1.0 + gain[:, None] * spread).clamp(min=0.0) * kept).float()
 
-    def _draw_erase(self, stream: Stream, view: ViewRecipe) -> Tensor:
-        if not view.erase:
-            return torch.zeros(len(stream.ids), 4, dtype=torch.long)
-        rectangles = draw_rectangles(stream, self._size(view), view.erase_scale, view.erase_ratio)
-        return rectangles * stream.chance("erase", view.erase)[:, None]
-
-    def _stream(self, ids: Tensor, epoch: int, view: int) -> Stream:
-        return Stream(self.seed, epoch, ids.cpu(), view)
+    def _draw_erase(self, stream: Stream, views: Sequence[ViewRecipe], chosen: Tensor) -> Tensor | None:
+        if not chosen.any():
+            return None
+        batch = len(stream.keys) // len(views)
+        rectangles = [
+            draw_rectangles(
+                stream.at(slice(i * batch, (i + 1) * batch)), self._size(view), view.erase_scale, view.erase_ratio
+            )
+            for i, view in enumerate(views)
+        ]
+        return torch.cat(rectangles) * chosen[:, None]
 
     def _size(self, view: ViewRecipe) -> int:
         return view.size or self.image_size
@@ -211,20 +250,34 @@ class ViewMaker:
             raise InputError(f"Views need one id per image: {len(images)} images, ids {list(ids.shape)}.")
 
 
-def _check(recipe: Recipe, image_size: int, channels: int, mean: Sequence[float], std: Sequence[float]) -> None:
-    if channels not in (1, 3):
-        for op in ("saturation", "hue", "grayscale"):
-            if any(getattr(view, op) for view in recipe.views):
-                raise InputError(
-                    f"Recipe '{recipe.name}' uses {op}, which is defined for RGB; the images have {channels} "
-                    "channels. Use the recipe 'multispectral'."
-                )
+def _image_views(recipe: Recipe) -> tuple[ViewRecipe, ...]:
+    """One entry per view. Raises InputError for a recipe of signals or tables."""
+    views = []
+    for view in recipe.views:
+        if not isinstance(view, ViewRecipe):
+            raise InputError(f"Recipe '{recipe.name}' is for a {recipe.kind}; the data are images.")
+        views += [replace(view, count=1)] * view.count
+    return tuple(views)
+
+
+def _check_channels(recipe: Recipe, channels: int) -> None:
+    if channels in (1, 3):
+        return
+    for view in _image_views(recipe):
+        used = [op for op in ("saturation", "hue", "grayscale") if getattr(view, op)]
+        if used:
+            raise InputError(
+                f"Recipe '{recipe.name}' uses {used[0]}, which is defined for RGB; the images have {channels} "
+                "channels. Use the recipe 'multispectral'."
+            )
+
+
+def check_statistics(mean: Sequence[float], std: Sequence[float], channels: int) -> None:
+    """Raise InputError unless there is one mean and one positive std per channel."""
     if len(mean) != channels or len(std) != channels:
         raise InputError(f"mean and std need {channels} values, one per channel; got {len(mean)} and {len(std)}.")
     if not all(s > 0 for s in std):
         raise InputError(f"std must be positive, got {list(std)}.")
-    if image_size < 2:
-        raise InputError(f"image_size must be at least 2 pixels, got {image_size}.")
 
 
 def _orders(view: ViewRecipe) -> list[tuple[str, ...]]:
@@ -232,11 +285,20 @@ def _orders(view: ViewRecipe) -> list[tuple[str, ...]]:
     return list(permutations(op for op in colour.JITTER_OPS if getattr(view, op)))
 
 
-def _factor(stream: Stream, op: str, strength: float) -> Tensor:
+def _group(views: Sequence[ViewRecipe]) -> list[list[int]]:
+    """Views that can be made as one batch: of one size and filter, with the same ops of jitter."""
+    groups: dict[object, list[int]] = {}
+    for v, view in enumerate(views):
+        alike = (view.size, view.interpolation, _orders(view)[0], view.posterize_bits, view.shuffle)
+        groups.setdefault(alike, []).append(v)
+    return list(groups.values())
+
+
+def _factor(stream: Stream, op: str, strength: Tensor) -> Tensor:
     """torchvision's ColorJitter: a factor in [max(0, 1 - s), 1 + s], or a hue shift in [-s, s]."""
     if op == "hue":
-        return stream.between(op, -strength, strength)
-    return stream.between(op, max(0.0, 1.0 - strength), 1.0 + strength)
+        return stream.between(op, -strength, strength).float()
+    return stream.between(op, (1.0 - strength).clamp(min=0.0), 1.0 + strength).float()
 
 
 def _own_range(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -256,18 +318,34 @@ def _apply(mask: Tensor, x: Tensor, op: Callable[[Tensor, Tensor], Tensor]) -> N
         x[on_device] = op(x[on_device], index)
 
 
-def _take(cuts: Tensor, index: Tensor) -> Tensor:
-    """Cuts as float, channels planar in memory: the colour ops run over whole planes."""
-    return cuts[index.to(cuts.device)].to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+def _put(out: Tensor, index: Tensor, x: Tensor) -> None:
+    """out[index] = x. Few large rows are copied one by one, which is faster than indexing."""
+    if len(index) > 8:
+        out[index.to(out.device)] = x.to(out.dtype)
+    else:
+        for i, row in zip(index.tolist(), x, strict=True):
+            out[i].copy_(row)
+
+
+def _take(cuts: Sequence[Tensor], index: Tensor) -> Tensor:
+    """Float32 copies of chosen cuts, numbered through all tensors, with planar channels: colour runs over planes."""
+    batch = len(cuts[0])
+    x = torch.empty(len(index), *cuts[0].shape[1:], device=cuts[0].device)
+    for v, cut in enumerate(cuts):
+        rows = (index // batch == v).nonzero()[:, 0]
+        if len(rows):
+            x[rows.to(x.device)] = cut[(index[rows] - v * batch).to(cut.device)].float()
+    return x
 
 
 def _resample(images: Tensor, boxes: Boxes, index: Tensor) -> Tensor:
-    return geometry.resample(images[index.to(images.device)], boxes[index])
+    chosen = images[(index % len(images)).to(images.device)]
+    return geometry.resample(chosen, replace(boxes, fields=boxes.fields[index]))
 
 
-def _cut(images: Tensor, boxes: list[Box], index: Tensor) -> Tensor:
-    chosen = index.tolist()
-    x = torch.empty(len(chosen), images.shape[1], boxes[0].size, boxes[0].size)
-    for row, i in zip(x, chosen, strict=True):
-        row.copy_(geometry.cut(images[i], boxes[i]))
+def _cut(images: Tensor, boxes: Sequence[Box], index: Tensor) -> Tensor:
+    size = boxes[0].size
+    x = torch.empty(len(index), images.shape[1], size, size)
+    for row, i in zip(x, index.tolist(), strict=True):
+        row.copy_(geometry.cut(images[i % len(images)], boxes[i]))
     return x

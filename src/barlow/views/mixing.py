@@ -5,7 +5,7 @@ from scipy.special import betaincinv
 from torch import Tensor
 
 from barlow.errors import InputError
-from barlow.views.random import random_bits, to_uniform
+from barlow.views.random import sample_keys, to_uniform
 
 
 def draw_mix(
@@ -18,9 +18,9 @@ def draw_mix(
     if not alpha > 0:
         raise InputError(f"alpha of the Beta distribution must be positive, got {alpha}.")
     rows = torch.arange(batch)
-    level = to_uniform(random_bits(rows if per_sample else rows[:1] * 0, 1, seed, step, "mix"))[:, 0]
+    level = to_uniform(sample_keys(rows if per_sample else torch.zeros(1, dtype=torch.long), seed, step, "mix"))
     mix = torch.from_numpy(betaincinv(alpha, alpha, level.numpy())).float()
-    permutation = to_uniform(random_bits(rows, 1, seed, step, "permutation"))[:, 0].argsort(stable=True)
+    permutation = sample_keys(rows, seed, step, "permutation").argsort()
     return (mix if per_sample else mix[0]), permutation
 
 

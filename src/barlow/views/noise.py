@@ -6,30 +6,29 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from barlow.views.random import Stream, random_bits
+from barlow.views.random import Stream, sample_keys
 
 _TRIES = 10  # as torchvision's RandomErasing, before it leaves the image alone
 
 
 def gaussian_noise_(x: Tensor, std: Tensor, stream: Stream, top: float) -> Tensor:
     """Add normal noise of standard deviation std [B] (share of [0, top]) to samples [B, C, H, W], then clamp."""
-    field = stream.normal("noise", x[0].numel()).view_as(x)
+    field = stream.field("noise", x[0].numel(), x.device).view_as(x)
     return x.add_(field.mul_(top * std.to(x.device, x.dtype)[:, None, None, None])).clamp_(0, top)
 
 
-def draw_rectangles(
-    stream: Stream, size: int, scale: tuple[float, float], ratio: tuple[float, float]
-) -> Tensor:
+def draw_rectangles(stream: Stream, size: int, scale: tuple[float, float], ratio: tuple[float, float]) -> Tensor:
     """Rectangles [B, 4] (top, left, height, width) in views of size x size: torchvision's RandomErasing.get_params,
-    all tries at once. A sample of which no try fits gets an empty rectangle."""
-    area = size * size * (scale[0] + (scale[1] - scale[0]) * stream.uniform("erase area", _TRIES))
+    all ten tries at once. A sample of which no try fits gets an empty rectangle."""
+    luck = stream.field("erase", 2 * _TRIES + 2, numbers="uniform").double()
+    area = size * size * (scale[0] + (scale[1] - scale[0]) * luck[:, :_TRIES])
     log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
-    aspect = (log_low + (log_high - log_low) * stream.uniform("erase ratio", _TRIES)).exp()
+    aspect = (log_low + (log_high - log_low) * luck[:, _TRIES:-2]).exp()
     tried = torch.stack([(area * aspect).sqrt().round(), (area / aspect).sqrt().round()], dim=2).long()  # [B, tries, 2]
     fits = (tried < size).all(dim=2)
     first = fits.byte().argmax(dim=1)
     extent = tried[torch.arange(len(tried)), first] * fits.any(dim=1, keepdim=True)
-    place = (stream.uniform("erase place", 2) * (size - extent + 1)).long()
+    place = (luck[:, -2:] * (size - extent + 1)).long()
     return torch.cat([place, extent], dim=1)
 
 
@@ -45,7 +44,7 @@ def erase_(x: Tensor, rectangles: Tensor, value: float = 0.0) -> Tensor:
 @lru_cache(maxsize=8)
 def pixel_permutation(height: int, width: int) -> Tensor:
     """One fixed permutation of the height * width pixel positions, int64; the same in every run."""
-    return random_bits(torch.arange(height * width), 1, "pixel permutation")[:, 0].argsort()
+    return sample_keys(torch.arange(height * width), "pixel permutation").argsort()
 
 
 def shuffle_pixels(x: Tensor) -> Tensor:

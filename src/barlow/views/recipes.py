@@ -1,7 +1,8 @@
-"""Recipes: how the views of a sample are made, as data. One frozen dataclass per view, by name, keyword or TOML file."""
+"""Recipes: how the views of a sample are made, as data: a frozen dataclass per view, by name, keyword or TOML."""
 
+import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -42,27 +43,64 @@ class ViewRecipe:
     count: int = 1  # views made by this recipe
 
     def __post_init__(self) -> None:
-        for name in _PROBABILITIES:
-            _require(0.0 <= getattr(self, name) <= 1.0, name, getattr(self, name), "a probability in [0, 1]")
-        for name in ("brightness", "contrast", "saturation", "channel_gain"):
-            _require(getattr(self, name) >= 0.0, name, getattr(self, name), "at least 0")
-        for name in _RANGES:
-            _require_range(name, getattr(self, name))
-        _require(0.0 <= self.hue <= 0.5, "hue", self.hue, "in [0, 0.5]")
-        _require(self.interpolation in ("bilinear", "bicubic"), "interpolation", self.interpolation, "'bilinear' or 'bicubic'")
+        _check_probabilities(self, _PROBABILITIES)
+        _check_at_least_zero(self, ("brightness", "contrast", "saturation", "channel_gain"))
+        for name in ("crop_ratio", "blur_sigma", "erase_ratio"):
+            _check_range(name, getattr(self, name), above=0.0)
+        _check_range("noise_std", self.noise_std)
+        _check_range("erase_scale", self.erase_scale, above=0.0, most=1.0)
+        if self.crop_scale is not None:
+            _check_range("crop_scale", self.crop_scale, above=0.0, most=1.0)
+        _require(self.hue <= 0.5 and self.hue >= 0.0, "hue", self.hue, "in [0, 0.5]")
+        known = ("bilinear", "bicubic")
+        _require(self.interpolation in known, "interpolation", self.interpolation, "'bilinear' or 'bicubic'")
         _require(1 <= self.posterize_bits <= 8, "posterize_bits", self.posterize_bits, "from 1 to 8")
         _require(self.count >= 1, "count", self.count, "at least 1")
         _require(self.size is None or self.size >= 2, "size", self.size, "at least 2 pixels")
-        for name in ("crop_scale", "erase_scale"):
-            value = getattr(self, name)
-            _require(value is None or (0.0 < value[0] and value[1] <= 1.0), name, value, "shares of the area in (0, 1]")
 
 
+@dataclass(frozen=True)
+class SignalView:
+    """The chain of ops of one view of a signal [C, T], in the order in which they act."""
+
+    crop: tuple[float, float] = (0.5, 1.0)  # share of the time kept, then stretched to the full length
+    warp: float = 0.0  # largest relative change of local speed, below 1
+    scale: float = 0.0  # all channels times U[1 - s, 1 + s]
+    jitter: float = 0.0  # standard deviation of added noise, in units of each channel's
+    mask: tuple[float, float] = (0.0, 0.0)  # share of the time set to the mean, one stretch
+    channel_drop: float = 0.0  # p, per channel, of becoming its mean; one channel always stays
+    flip: float = 0.0  # p of reversing the time
+    count: int = 1  # views made by this recipe
+
+    def __post_init__(self) -> None:
+        _check_probabilities(self, ("channel_drop", "flip"))
+        _check_at_least_zero(self, ("scale", "jitter"))
+        _check_range("crop", self.crop, above=0.0, most=1.0)
+        _check_range("mask", self.mask, most=1.0)
+        _require(0.0 <= self.warp < 1.0, "warp", self.warp, "in [0, 1)")
+        _require(self.count >= 1, "count", self.count, "at least 1")
+
+
+@dataclass(frozen=True)
+class TableView:
+    """The chain of ops of one view of a row [F]."""
+
+    corruption: float = 0.0  # p, per feature, of the value of another row (SCARF, arXiv 2106.15147)
+    noise: float = 0.0  # standard deviation of added noise, in units of each feature's
+    count: int = 1  # views made by this recipe
+
+    def __post_init__(self) -> None:
+        _check_probabilities(self, ("corruption",))
+        _check_at_least_zero(self, ("noise",))
+        _require(self.count >= 1, "count", self.count, "at least 1")
+
+
+AnyView = ViewRecipe | SignalView | TableView
+_KINDS: Mapping[str, type[AnyView]] = {"image": ViewRecipe, "signal": SignalView, "table": TableView}
 _PROBABILITIES = (
     *("flip", "vertical_flip", "quarter_turns", "channel_drop", "jitter", "grayscale"),
     *("blur", "solarize", "posterize", "noise", "erase"),
 )
-_RANGES = ("crop_scale", "crop_ratio", "blur_sigma", "noise_std", "erase_scale", "erase_ratio")
 
 
 def _require(valid: bool, name: str, value: object, rule: str) -> None:
@@ -70,32 +108,48 @@ def _require(valid: bool, name: str, value: object, rule: str) -> None:
         raise InputError(f"Recipe: {name} must be {rule}, got {value!r}.")
 
 
-def _require_range(name: str, value: tuple[float, float] | None) -> None:
-    if value is None and name == "crop_scale":
-        return
-    lowest = 0.0 if name == "noise_std" else 1e-3
-    valid = value is not None and len(value) == 2 and lowest <= value[0] <= value[1]
-    _require(valid, name, value, "two numbers (low, high), low at most high")
+def _check_probabilities(view: AnyView, names: Sequence[str]) -> None:
+    for name in names:
+        _require(0.0 <= getattr(view, name) <= 1.0, name, getattr(view, name), "a probability in [0, 1]")
+
+
+def _check_at_least_zero(view: AnyView, names: Sequence[str]) -> None:
+    for name in names:
+        _require(getattr(view, name) >= 0.0, name, getattr(view, name), "at least 0")
+
+
+def _check_range(name: str, value: tuple[float, float], above: float = -1e-9, most: float = math.inf) -> None:
+    """Two numbers, low <= high, above `above` and at most `most`."""
+    valid = len(value) == 2 and above < value[0] <= value[1] <= most
+    limits = f" in ({max(above, 0.0):g}, {most:g}]" if most < math.inf else ""
+    _require(valid, name, value, f"two numbers (low, high){limits}, low at most high")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A name and the recipe of each view."""
+    """A name and the recipe of each view, all of one kind."""
 
     name: str
-    views: tuple[ViewRecipe, ...]
+    views: tuple[AnyView, ...]
 
     def __post_init__(self) -> None:
-        if sum(view.count for view in self.views) < 1:
+        if not self.views:
             raise InputError(f"Recipe '{self.name}' has no views.")
+        if len({type(view) for view in self.views}) > 1:
+            raise InputError(f"Recipe '{self.name}' mixes kinds of views.")
+
+    @property
+    def kind(self) -> str:
+        """What the recipe is for: "image", "signal" or "table"."""
+        return next(kind for kind, view in _KINDS.items() if isinstance(self.views[0], view))
 
     @property
     def view_count(self) -> int:
         return sum(view.count for view in self.views)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON or TOML; `recipe_from_dict` reads them back."""
-        return asdict(self)
+        """Plain values for JSON; `recipe_from_dict` reads them back."""
+        return {"kind": self.kind, **asdict(self)}
 
 
 def _twice(name: str, **ops: Any) -> Recipe:
@@ -122,20 +176,39 @@ _RECIPES = (
     # any number of channels, seen from above: no direction is up, and no colour op ties the channels together
     _twice(
         "multispectral",
-        **{"crop_scale": (0.2, 1.0), "vertical_flip": 0.5, "quarter_turns": 0.75, "channel_gain": 0.2},
-        **{"channel_drop": 0.1, "jitter": 0.8, "brightness": 0.2, "contrast": 0.2, "blur": 0.2},
+        crop_scale=(0.2, 1.0),
+        vertical_flip=0.5,
+        quarter_turns=0.75,
+        channel_gain=0.2,
+        channel_drop=0.1,
+        jitter=0.8,
+        brightness=0.2,
+        contrast=0.2,
+        blur=0.2,
     ),
     # text and digits: a mirrored letter is another letter
     _twice("document", flip=0.0, crop_scale=(0.4, 1.0), jitter=0.8, brightness=0.4, contrast=0.4, blur=0.3, erase=0.2),
     _twice(
         "digits",
-        **{"flip": 0.0, "crop_scale": (0.5, 1.0), "interpolation": "bilinear", "jitter": 0.8, "brightness": 0.4},
-        **{"contrast": 0.4, "noise": 0.5, "noise_std": (0.0, 0.05), "erase": 0.2, "erase_scale": (0.02, 0.1)},
+        flip=0.0,
+        crop_scale=(0.5, 1.0),
+        interpolation="bilinear",
+        jitter=0.8,
+        brightness=0.4,
+        contrast=0.4,
+        noise=0.5,
+        noise_std=(0.0, 0.05),
+        erase=0.2,
+        erase_scale=(0.02, 0.1),
     ),
     _twice("none", **_PLAIN),
     # the control: the second view has the same pixels elsewhere, always in the same places
     Recipe("shuffle", (ViewRecipe(**_PLAIN), ViewRecipe(**_PLAIN, shuffle=True))),
     Recipe("shuffle-jitter", (ViewRecipe(**_PLAIN, **_COLOUR), ViewRecipe(**_PLAIN, **_COLOUR, shuffle=True))),
+    # time series, audio, EEG
+    Recipe("signal", (SignalView(warp=0.2, scale=0.2, jitter=0.1, mask=(0.0, 0.2), channel_drop=0.1),) * 2),
+    # SCARF corrupts one view of two; here both, each less, so that the views are exchangeable
+    Recipe("table", (TableView(corruption=0.3, noise=0.1),) * 2),
 )
 RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for recipe in _RECIPES}
 
@@ -148,11 +221,11 @@ ABLATIONS: Mapping[str, Mapping[str, Any]] = {
     "crop-flip": {**_NO_COLOUR, "blur": 0.0},
     "crop-only": {**_NO_COLOUR, "blur": 0.0, "flip": 0.0},
 }
-"""Chains of the augmentation-removal study (arXiv 2103.03230, section 4), after "recipe:", from all ops to crops alone."""
+"""Chains of the augmentation-removal study (arXiv 2103.03230, section 4), written "recipe:chain"."""
 
 
 def get_recipe(name: str, **overrides: Any) -> Recipe:
-    """A recipe by name, with any fields of `ViewRecipe` replaced in all its views.
+    """A recipe by name, with any fields of its views replaced in all of them.
 
     "cifar:crop-only" is `cifar` reduced to the chain `crop-only` of `ABLATIONS`. Raises InputError for an unknown
     name, chain or field.
@@ -160,17 +233,19 @@ def get_recipe(name: str, **overrides: Any) -> Recipe:
     base, _, chain = name.partition(":")
     if base not in RECIPES:
         raise InputError(f"Unknown recipe '{base}'. {suggest(base, RECIPES)}")
-    if chain and chain not in ABLATIONS:
+    recipe = RECIPES[base]
+    if chain and (chain not in ABLATIONS or recipe.kind != "image"):
         raise InputError(f"Unknown chain '{chain}' in recipe '{name}'. {suggest(chain, ABLATIONS)}")
-    changes = {**(ABLATIONS[chain] if chain else {}), **_view_fields(overrides, name)}
-    return Recipe(name, tuple(replace(view, **changes) for view in RECIPES[base].views))
+    changes = {**(ABLATIONS[chain] if chain else {}), **_fields_of(recipe.kind, overrides, name)}
+    return Recipe(name, tuple(replace(view, **changes) for view in recipe.views))
 
 
 def recipe_from_toml(path: str | Path) -> Recipe:
-    """Read a recipe from a TOML file: `name`, optionally `base` (a recipe's name), fields of `ViewRecipe` for all
-    views, and one `[[views]]` table per view for what differs.
+    """Read a recipe from a TOML file.
 
-        name = "mine"
+    `base` (a recipe's name) or `kind` ("image", "signal", "table") to start from, fields for all views, and one
+    `[[views]]` table per view for what differs; `name` is by default the name of the file:
+
         base = "cifar"
         hue = 0.2
         [[views]]
@@ -189,49 +264,57 @@ def recipe_from_toml(path: str | Path) -> Recipe:
 
 def recipe_from_dict(content: Mapping[str, Any]) -> Recipe:
     """A recipe from plain values, as `recipe_from_toml` describes and `Recipe.to_dict` writes them."""
-    common = {key: value for key, value in content.items() if key not in ("name", "base", "views")}
     name = str(content.get("name", "custom"))
-    base = get_recipe(content["base"]).views if "base" in content else (ViewRecipe(**_PLAIN),) * 2
-    tables = content.get("views", [{}] * len(base))
+    kind, starts = _starting_views(content, name)
+    common = {key: value for key, value in content.items() if key not in _RECIPE_KEYS}
+    common = _fields_of(kind, common, name, more=_RECIPE_KEYS)
+    tables = content.get("views", [{}] * len(starts))
     if not isinstance(tables, list | tuple) or not all(isinstance(table, Mapping) for table in tables):
-        raise InputError(f"Recipe '{name}': views must be a list of tables ([[views]]), got {tables!r}.")
-    common = _view_fields(common, name, extra=("name", "base", "views"))
-    starts = [base[min(i, len(base) - 1)] for i in range(len(tables))]
-    views = (
-        replace(start, **common, **_view_fields(table, name)) if not set(common) & set(table)
-        else replace(start, **{**common, **_view_fields(table, name)})
-        for start, table in zip(starts, tables, strict=True)
-    )
-    return Recipe(name, tuple(views))
+        raise InputError(f"Recipe '{name}': views must be tables ([[views]]), got {tables!r}.")
+    own = [{**common, **_fields_of(kind, table, name)} for table in tables]
+    return Recipe(name, tuple(replace(starts[min(i, len(starts) - 1)], **fields) for i, fields in enumerate(own)))
 
 
-def _view_fields(values: Mapping[str, Any], recipe: str, extra: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Checked fields of `ViewRecipe`: known names, numbers where numbers belong; lists become tuples."""
-    known = {field.name: field.default for field in fields(ViewRecipe)}
+_RECIPE_KEYS = ("name", "base", "kind", "views")
+
+
+def _starting_views(content: Mapping[str, Any], name: str) -> tuple[str, tuple[AnyView, ...]]:
+    """The kind, and the views to which the fields are applied: those of `base`, or two that do nothing."""
+    if "base" in content:
+        base = get_recipe(str(content["base"]))
+        return base.kind, base.views
+    kind = str(content.get("kind", "image"))
+    if kind not in _KINDS:
+        raise InputError(f"Recipe '{name}': unknown kind '{kind}'. {suggest(kind, _KINDS)}")
+    plain: AnyView = ViewRecipe(**_PLAIN) if kind == "image" else _KINDS[kind]()
+    return kind, (plain, plain)
+
+
+def _fields_of(kind: str, values: Mapping[str, Any], recipe: str, more: Sequence[str] = ()) -> dict[str, Any]:
+    """Checked fields of a view: known names, values of the default's type; lists become tuples."""
+    known = {field.name: field.default for field in fields(_KINDS[kind])}
     for key in values:
         if key not in known:
-            raise InputError(f"Recipe '{recipe}': unknown key '{key}'. {suggest(key, (*known, *extra))}")
+            raise InputError(f"Recipe '{recipe}': unknown key '{key}'. {suggest(key, (*known, *more))}")
     return {key: _typed(key, value, known[key], recipe) for key, value in values.items()}
 
 
+_NULLABLE = ("crop_scale", "size")
+
+
 def _typed(key: str, value: Any, default: Any, recipe: str) -> Any:
-    if value is None and key in ("crop_scale", "size"):
+    """The value in the type of the field; "none" is TOML's way to write None."""
+    if key in _NULLABLE and value in (None, "none"):
         return None
-    if value == "none" and key in ("crop_scale", "size"):  # TOML has no null
-        return None
-    if isinstance(default, tuple):
-        valid = isinstance(value, list | tuple) and all(_is_number(v) for v in value)
-        if valid:
-            return tuple(float(v) for v in value)
-    elif isinstance(default, bool) or isinstance(default, str):
-        if isinstance(value, type(default)):
-            return value
-    elif isinstance(default, float):
-        if _is_number(value):
-            return float(value)
-    elif isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(default, tuple) and isinstance(value, list | tuple) and all(_is_number(v) for v in value):
+        return tuple(float(v) for v in value)
+    if isinstance(default, float) and _is_number(value):
+        return float(value)
+    if isinstance(default, bool | str) and isinstance(value, type(default)):
         return value
-    raise InputError(f"Recipe '{recipe}': {key} cannot be {value!r}; the default is {default!r}.")
+    if (default is None or type(default) is int) and type(value) is int:
+        return value
+    raise InputError(f"Recipe '{recipe}': {key} cannot be {value!r}; an example is {default!r}.")
 
 
 def _is_number(value: object) -> bool:
