@@ -127,13 +127,16 @@ def test_collectives_give_the_same_answer_on_every_rank() -> None:
 RAISING = """
 def main():
     world = set_up("cpu")
-    with ending_together(world, lost_after_s=6):
-        dist.barrier()
-        if world.rank == 1:
-            raise ValueError("the disk of this machine is on fire")
-        if world.rank == 0:
-            time.sleep(60)  # busy with something else
-        any_rank(False)  # waits for rank 1 for ever
+    try:
+        with ending_together(world, lost_after_s=6):
+            dist.barrier()
+            if world.rank == 1:
+                raise ValueError("the disk of this machine is on fire")
+            if world.rank == 0:
+                time.sleep(60)  # busy with something else
+            any_rank(False)  # waits for rank 1 for ever
+    finally:
+        shut_down()
 """
 
 

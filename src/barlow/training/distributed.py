@@ -63,9 +63,8 @@ def set_up(device: str, timeout_s: float = COLLECTIVE_TIMEOUT_S) -> World:
 
 
 def shut_down() -> None:
-    """Leave the run once every rank has come this far. Does nothing for a process alone."""
+    """Leave the group; `ending_together` has waited for the others. Does nothing for a process alone."""
     if dist.is_initialized():
-        dist.barrier()
         dist.destroy_process_group()
 
 
