@@ -2,5 +2,6 @@
 
 from barlow.objectives.barlow_twins import BarlowTwinsLoss, pairwise_terms
 from barlow.objectives.mixed import MixedBarlowTwinsLoss
+from barlow.objectives.variants import VariantLoss, unit_rows
 
-__all__ = ["BarlowTwinsLoss", "MixedBarlowTwinsLoss", "pairwise_terms"]
+__all__ = ["BarlowTwinsLoss", "MixedBarlowTwinsLoss", "VariantLoss", "pairwise_terms", "unit_rows"]

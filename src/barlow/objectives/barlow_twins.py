@@ -56,8 +56,8 @@ class BarlowTwinsLoss(nn.Module):
         """`loss` and what it is the sum of: `invariance` and `redundancy`, the latter already times lambd.
 
         Raises:
-            InputError: for embeddings that are not two floating-point matrices of one shape on one device, fewer than two
-                samples in all, or ranks that disagree; on every rank alike.
+            InputError: for embeddings that are not two floating-point matrices of one shape on one device, fewer than
+                two samples in all, or ranks that disagree; on every rank alike.
         """
         ranks = share_batch((z_a, z_b), self.group)
         with exact_matmul(z_a.device):

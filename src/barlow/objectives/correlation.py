@@ -1,11 +1,11 @@
 """The exact algebra of cross-correlation losses, without the D x D matrix where that is the dearer way.
 
-With standardised embeddings X_i [N, D], the squared norm of a correlation matrix is also an inner product of Gram matrices,
+With standardised embeddings X_i [N, D], the squared norm of a correlation matrix is an inner product of Gram matrices,
 
     || X_i' X_j ||_F^2 = < X_i X_i', X_j X_j' >,
 
-so a loss that needs only such norms and diagonals costs O(N^2 D) work and O(N D + N^2) memory instead of O(N D^2) and O(D^2).
-docs/objective.md has the derivation, the costs and the crossover.
+so a loss that needs only such norms and diagonals costs O(N^2 D) work and O(N D + N^2) memory instead of O(N D^2)
+and O(N D + D^2). docs/objective.md has the derivation, the costs and the crossover.
 """
 
 import itertools
@@ -61,6 +61,8 @@ def exact_matmul(device: torch.device) -> torch.autocast:
 
 def standardize(z: Tensor, ranks: Ranks) -> Tensor:
     """Each feature of `z` [n, D] less its mean, over its biased standard deviation, both over the global batch."""
+    if ranks.world == 1:
+        return torch.nn.functional.batch_norm(z, None, None, training=True, eps=EPS)
     return cast(Tensor, _Standardize.apply(z, ranks)[0])
 
 
@@ -113,15 +115,13 @@ def _wide(x: Tensor) -> Tensor:
     return x if x.device.type == "mps" else x.double()
 
 
-def _inner(x: Tensor, y: Tensor) -> Tensor:
-    """< x, y > of two matrices: rows in the type given, the sum of the rows wide."""
+def inner_wide(x: Tensor, y: Tensor) -> Tensor:
+    """< x, y > of two matrices: rows in the type given, the sum of the rows in float64 where the device has it."""
     return _wide((x * y).sum(dim=1)).sum()
 
 
 class _Standardize(torch.autograd.Function):
-    """BatchNorm without affine. The scale is returned too, so that the backward pass is itself differentiable."""
-
-    generate_vmap_rule = True
+    """BatchNorm over all ranks. The scale is returned too, so that the backward pass is itself differentiable."""
 
     @staticmethod
     def forward(z: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
@@ -141,15 +141,15 @@ class _Standardize(torch.autograd.Function):
         ranks: Ranks = ctx.ranks
         shift = ranks.sum(grad.sum(dim=0)) / ranks.total
         stretch = ranks.sum((grad * x).sum(dim=0) + scale * grad_scale) / ranks.total
-        return torch.addcmul(grad - shift, x, stretch, value=-1) * scale, None
+        return torch.addcmul(torch.addcmul(-shift * scale, grad, scale), x, -stretch * scale), None
 
 
 class _GramTerms(torch.autograd.Function):
     """This rank's rows' share of diag(X_0' X_1) and of < X_i X_i', X_j X_j' > for all pairs i < j.
 
-    Takes the block length, the number of views, this rank's rows of each view and, on many ranks, all rows of each view.
-    The terms are symmetric in the samples, so the rows' whole gradient, through all ranks' shares, is computed from the
-    rows' own strip of the Gram matrices, and none is sent. Gram matrices that fit in one block are kept for the backward
+    Takes the block length, the number of views, this rank's rows of each view and, on many ranks, all rows of each.
+    The terms are symmetric in the samples, so the rows' whole gradient, through all ranks' shares, is computed from
+    the rows' own strip of the Gram matrices, and none is sent. Strips that fit in one block are kept for the backward
     pass; others are made again there, block by block, as they are when a derivative of the gradient is wanted.
     """
 
@@ -162,7 +162,7 @@ class _GramTerms(torch.autograd.Function):
         norms, strips = [], []
         for part in _blocks(len(rows[0]), block):
             strips = _strips(rows, whole, part)
-            norms.append(torch.stack([_inner(g, h) for g, h in itertools.combinations(strips, 2)]))
+            norms.append(torch.stack([inner_wide(g, h) for g, h in itertools.combinations(strips, 2)]))
         kept = strips if block >= len(rows[0]) else []
         return (diagonal, torch.stack(norms).sum(dim=0), *kept)
 
@@ -223,16 +223,18 @@ class _CorrelationTerms(torch.autograd.Function):
     @staticmethod
     def forward(block: int, ranks: Ranks, *views: Tensor) -> tuple[Tensor, ...]:
         dim = views[0].shape[1]
-        norms, kept = [], []
+        diagonal, norms, kept = [], [], []
         for i, j in itertools.combinations(range(len(views)), 2):
             norm = []
             for part in _blocks(dim, block):
-                product = _product(views, i, j, part, ranks)
-                norm.append(_inner(product, product))
+                product = ranks.sum(views[i][:, part].mT @ views[j])
+                if (i, j) == (0, 1):
+                    diagonal.append(product.diagonal(offset=part.start).clone())
+                    product = _with_diagonal(product, part, torch.zeros_like(diagonal[-1]))
+                norm.append(inner_wide(product, product))
             norms.append(torch.stack(norm).sum())
             kept.append(product)
-        diagonal = ranks.sum((views[0] * views[1]).sum(dim=0))
-        return (diagonal, torch.stack(norms), *(kept if block >= dim else []))
+        return (torch.cat(diagonal), torch.stack(norms), *(kept if block >= dim else []))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -249,25 +251,28 @@ class _CorrelationTerms(torch.autograd.Function):
         with exact_matmul(views[0].device):
             weights = 2 * ctx.ranks.sum(grad_norms).to(views[0].dtype)
             grad_diagonal = ctx.ranks.sum(grad_diagonal)
-            grads = [views[1] * grad_diagonal, views[0] * grad_diagonal]
-            grads += [torch.zeros_like(view) for view in views[2:]]
+            grads: list[Tensor | None] = [None] * ctx.count
             for pair, (i, j) in enumerate(itertools.combinations(range(ctx.count), 2)):
                 left = []
                 for part in _blocks(views[0].shape[1], ctx.block):
-                    product = kept[pair] if kept else _product(views, i, j, part, ctx.ranks)
-                    scaled = product * weights[pair]
-                    left.append(views[j] @ scaled.mT)
-                    grads[j] = grads[j] + views[i][:, part] @ scaled
-                grads[i] = grads[i] + (left[0] if len(left) == 1 else torch.cat(left, dim=1))
+                    whole = kept[pair] if kept else ctx.ranks.sum(views[i][:, part].mT @ views[j])
+                    grad = whole * weights[pair]
+                    if pair == 0:
+                        grad = _with_diagonal(grad, part, grad_diagonal[part])
+                    left.append(views[j] @ grad.mT)
+                    grads[j] = _plus_product(grads[j], views[i][:, part], grad)
+                grads[i] = _plus(grads[i], left[0] if len(left) == 1 else torch.cat(left, dim=1))
         return (None, None, *grads)
 
 
-def _product(views: Sequence[Tensor], i: int, j: int, part: slice, ranks: Ranks) -> Tensor:
-    """Rows `part` of X_i' X_j over all ranks; the first pair's diagonal is zero."""
-    product = ranks.sum(views[i][:, part].mT @ views[j])
-    return _without_diagonal(product, part) if (i, j) == (0, 1) else product
+def _with_diagonal(product: Tensor, part: slice, diagonal: Tensor) -> Tensor:
+    """Rows `part` of a square matrix, with these entries on the square matrix's diagonal."""
+    return product.diagonal_scatter(diagonal, offset=part.start)
 
 
-def _without_diagonal(product: Tensor, part: slice) -> Tensor:
-    diagonal = product.diagonal(offset=part.start)
-    return product.diagonal_scatter(torch.zeros_like(diagonal), offset=part.start)
+def _plus(total: Tensor | None, term: Tensor) -> Tensor:
+    return term if total is None else total + term
+
+
+def _plus_product(total: Tensor | None, x: Tensor, y: Tensor) -> Tensor:
+    return x @ y if total is None else torch.addmm(total, x, y)

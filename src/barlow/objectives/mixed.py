@@ -15,9 +15,9 @@ LAMBD_REG = 4.0
 class MixedBarlowTwinsLoss(nn.Module):
     """The Barlow Twins loss plus lambd_reg * lambd * (|| C^MA - C^MA_gt ||^2 + || C^MB - C^MB_gt ||^2).
 
-    The third view embeds y_m = a y_A + (1 - a) y_B[p]; were the encoder linear along the mix, its correlations would be
-    C^MA_gt = a Za'Za/N + (1 - a) Zb[p]'Za/N and C^MB_gt = a Za'Zb/N + (1 - a) Zb[p]'Zb/N. With the residual
-    R = Zm - a Za - (1 - a) Zb[p] the two norms are || R'Za ||^2 / N^2 and || R'Zb ||^2 / N^2, which is how they are computed.
+    The third view embeds y_m = a y_A + (1 - a) y_B[p]; were the encoder linear along the mix, its correlations would
+    be C^MA_gt = a Za'Za/N + (1 - a) Zb[p]'Za/N and C^MB_gt = a Za'Zb/N + (1 - a) Zb[p]'Zb/N. With the residual
+    R = Zm - a Za - (1 - a) Zb[p] the two norms are || R'Za ||^2 / N^2 and || R'Zb ||^2 / N^2, and computed as such.
     The gradient flows through every term.
 
     Args:
@@ -59,7 +59,8 @@ class MixedBarlowTwinsLoss(nn.Module):
 
         Raises:
             InputError: for embeddings that are not three floating-point matrices of one shape on one device, a mix or
-                permutation of another length, fewer than two samples in all, or ranks that disagree; on every rank alike.
+                permutation of another length, fewer than two samples in all, or ranks that disagree; on every rank
+                alike.
         """
         ranks = share_batch((z_a, z_b, z_m), self.group, _fault(len(z_a), mix, permutation))
         with exact_matmul(z_a.device):
@@ -78,7 +79,7 @@ def residual(x_a: Tensor, x_b: Tensor, x_m: Tensor, mix: Tensor | float, permuta
     """R = Zm - a Za - (1 - a) Zb[p], [n, D]: how far the mixed view's embeddings are from the mix of the embeddings."""
     share = torch.as_tensor(mix, dtype=x_a.dtype, device=x_a.device)
     share = share.unsqueeze(1) if share.ndim else share
-    return x_m - torch.lerp(x_b[permutation], x_a, share)
+    return x_m - torch.lerp(x_b.index_select(0, permutation), x_a, share)
 
 
 def _fault(rows: int, mix: Tensor | float, permutation: Tensor) -> str:

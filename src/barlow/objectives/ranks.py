@@ -1,8 +1,8 @@
-"""The batch spread over the ranks of a process group: who holds how many rows, and sums and gathers with exact gradients.
+"""The batch spread over the ranks of a process group: who holds how many rows; sums and gathers with exact gradients.
 
 Every rank computes the same global loss L. Each collective here carries the adjoint of its own map, so the backward
-pass of all ranks together is that of the sum over ranks of L, that is W times dL/dz on every rank. DistributedDataParallel
-divides by W: the averaged gradient is that of one process holding the whole batch.
+pass of all ranks together is that of the sum over ranks of L, that is W times dL/dz on every rank.
+DistributedDataParallel divides by W: the averaged gradient is that of one process holding the whole batch.
 """
 
 from collections.abc import Sequence
@@ -92,7 +92,7 @@ def share_batch(views: Sequence[Tensor], group: dist.ProcessGroup | None = None,
         fault: what the caller already found wrong with this rank's arguments, if anything.
 
     Raises:
-        InputError: on every rank, when any rank's arguments are unusable or the ranks disagree, so no rank is left waiting.
+        InputError: on every rank, when any rank's arguments are unusable or the ranks disagree: none is left waiting.
     """
     fault = fault or _fault(views)
     distributed = dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1
