@@ -166,6 +166,16 @@ def test_tiff_with_channels_last_and_with_compression_reads_the_same() -> None:
     np.testing.assert_allclose(decoded(plain.getvalue(), form), image.transpose(2, 0, 1) / 65535, atol=1e-7)
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_big_endian_tiff_reads_as_little_endian(dtype: Any) -> None:
+    image = pixels(3, 6, 7, dtype=np.uint16).astype(dtype)
+    big, little = io.BytesIO(), io.BytesIO()
+    tifffile.imwrite(big, image, photometric="minisblack", byteorder=">")
+    tifffile.imwrite(little, image, photometric="minisblack", byteorder="<")
+    form = Form(3, torch.float32)
+    np.testing.assert_array_equal(decoded(big.getvalue(), form), decoded(little.getvalue(), form))
+
+
 def test_lzw_sixteen_bit_gray_tiff_needs_no_further_package() -> None:
     image = pixels(8, 9, dtype=np.uint16)
     data = encoded(Image.fromarray(image), "TIFF", compression="tiff_lzw")

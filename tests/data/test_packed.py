@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa  # type: ignore[import-untyped]
-import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -48,8 +47,7 @@ def shades(source: Any) -> list[int]:
 
 
 def labels(source: Any) -> list[int]:
-    found: npt.NDArray[np.int64] = source.labels
-    return found.tolist()
+    return [int(label) for label in source.labels]
 
 
 @pytest.mark.parametrize("pattern", ["{000..003}.tar", "00{0,1,2,3}.tar", "*.tar", "00[0-3].tar", ""])

@@ -3,7 +3,6 @@
 from .describe import Description, describe
 from .loader import Batch, Loader
 from .opening import open_source
-from .reading import read_batch, read_in_order
 from .source import CorruptSample, Source
 from .splits import holdout_split
 from .streaming import WorkerDied
@@ -18,6 +17,4 @@ __all__ = [
     "describe",
     "holdout_split",
     "open_source",
-    "read_batch",
-    "read_in_order",
 ]

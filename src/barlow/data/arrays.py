@@ -101,7 +101,7 @@ def _plain(values: Array, name: str) -> Array:
         raise InputError(f"{name}: an array of dtype {values.dtype} holds no samples; give uint8, uint16 or floats.")
     if len(values.shape) < 2 or 0 in values.shape:
         raise InputError(f"{name}: an array of shape {list(values.shape)} holds no samples; give {_LAYOUTS}.")
-    if values.dtype.kind == "f" or values.dtype in (np.uint8, np.uint16, np.bool_):
+    if values.dtype.kind == "f" or values.dtype.newbyteorder("=") in (np.uint8, np.uint16, np.bool_):
         return values
     if values.ndim == 2:
         return values.astype(np.float32)

@@ -31,7 +31,8 @@ from . import png16
 from .source import CorruptSample, LazyImage
 
 MAX_PIXELS = 89_478_485
-"""Largest image that is decoded whole (Pillow's own limit: 1/4 GiB in RGB); a JPEG above it is decoded reduced."""
+"""Largest image of up to 4 channels that is decoded whole (Pillow's own limit: 1/4 GiB in 8-bit RGB), in proportion
+fewer with more channels; a baseline JPEG above it is decoded reduced."""
 MAX_CHANNELS = 32
 MIN_SIDE = 2
 """Pixels a side below which an image is refused: there is nothing to crop in it."""
@@ -127,8 +128,8 @@ def _checked(image: "_PillowImage | _ArrayImage") -> "_PillowImage | _ArrayImage
         raise ValueError(f"{image.width}x{image.height} pixels: under {MIN_SIDE} a side")
     if image.natural.channels > MAX_CHANNELS:
         raise ValueError(f"{image.natural.channels} channels: more than {MAX_CHANNELS}")
-    if image.height * image.width > MAX_PIXELS and not image.reducible:
-        raise ValueError(f"{image.width}x{image.height} pixels: over the limit of {MAX_PIXELS:,} pixels")
+    if image.height * image.width * max(image.natural.channels / 4, 1) > MAX_PIXELS and not image.reducible:
+        raise ValueError(f"{image.width}x{image.height} pixels: over the limit of {MAX_PIXELS:,}")
     return image
 
 
@@ -193,7 +194,8 @@ def _to_mode(image: Image.Image, channels: int) -> Image.Image:
     if image.has_transparency_data:
         colour = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", colour.size, "white"), colour).convert("RGB")
-    return image.convert("L" if channels == 1 else "RGB")
+    mode = "L" if channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)  # converting to the same mode copies
 
 
 # --- Arrays: TIFF, .npy, 16-bit PNG -----------------------------------------------------------------------------
@@ -218,7 +220,7 @@ class _ArrayImage:
 def _natural_dtype(dtype: np.dtype[Any]) -> torch.dtype:
     if dtype in (np.uint8, np.bool_):
         return torch.uint8
-    if dtype == np.uint16 or dtype.kind == "f":
+    if dtype.newbyteorder("=") == np.uint16 or dtype.kind == "f":
         return torch.float32
     raise ValueError(f"pixels of dtype {dtype}: only uint8, uint16 and floats are images")
 
@@ -284,7 +286,7 @@ def pixels_to_tensor(array: Array) -> Tensor:
     """uint8 and bool stay 8-bit; uint16 becomes float32 in [0, 1]; floats become float32 unchanged."""
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * np.uint8(255)
-    elif array.dtype == np.uint16:
+    elif array.dtype.newbyteorder("=") == np.uint16:
         array = array.astype(np.float32) / np.float32(65535)
     elif array.dtype.kind == "f":
         array = array.astype(np.float32, copy=False)

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from barlow.errors import InputError
+from barlow.errors import InputError, suggest
 
 from .order import epoch_order, rank_positions, replacement
 from .source import IntArray, Source
-from .store import Cache, MappedStore, Store, common_shape, open_store
+from .store import CACHES, Cache, Store, common_shape, open_store
 from .streaming import ATTEMPTS, Maker, Planned, Read, Reader, Stream
 
 CORRUPT_SHARE = 0.01
@@ -66,6 +66,8 @@ class Loader:
         self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
         self._seed, self._device = seed, torch.device(device)
         _check(source, self._indices, batch_size, rank, world_size, workers)
+        if cache not in CACHES:
+            raise InputError(f"There is no cache '{cache}'. {suggest(cache, CACHES)}")
         self._corrupt: dict[int, str] = {}
         self._seen = np.zeros(len(source), bool)
         self._store = open_store(source, self._indices, cache, self._device, _corrupt_limit(len(self._indices)))
@@ -105,7 +107,7 @@ class Loader:
     def _batches(self, plan: list[Planned]) -> Iterator[Batch]:
         if self._store is not None:
             batches = (self._stored(self._store, planned) for planned in plan)
-            return ahead(batches) if isinstance(self._store, MappedStore) else batches
+            return ahead(batches) if self._store.on_disk else batches
         return (self._as_batch(read) for read in self._stream(plan))
 
     def _stored(self, store: Store, planned: Planned) -> Batch:

@@ -1,10 +1,13 @@
 """How much memory decoded data may take, and where caches live on disk."""
 
-import fcntl
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
 
 MEMORY_SHARE = 0.25
 """Share of the available memory that one data set may fill, decoded; beyond it data is memory-mapped."""
@@ -25,11 +28,13 @@ def _machine_available() -> int:
 
 
 def _container_available(otherwise: int) -> int:
-    """What the control group (version 2) leaves; `otherwise` where there is no limit."""
+    """What the control group (version 2) leaves, its file cache counted as free; `otherwise` without a limit."""
     group = Path("/sys/fs/cgroup")
     try:
-        return max(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()), 0)
-    except (OSError, ValueError):  # no control group, or "max": no limit
+        used, limit = (int((group / name).read_text()) for name in ("memory.current", "memory.max"))
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return max(limit - used + int(statistics["inactive_file"]), 0)
+    except (OSError, ValueError, KeyError):  # no control group, or "max": no limit
         return otherwise
 
 
@@ -43,7 +48,8 @@ def locked(path: Path) -> Iterator[None]:
     """Hold the lock of a cache file, its folder made: of several ranks one builds it and the others find it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        if sys.platform != "win32":  # there, one process per machine is expected
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 

@@ -63,8 +63,8 @@ def _open(
         return _open_directory(path, split, channels)
     if path.is_file():
         return _open_file(path, split, channels, kind)
-    if isinstance(data, str) and is_pattern(data):
-        return _open_packed(expand(data), data, split, channels)
+    if is_pattern(str(data)):
+        return _open_packed(expand(str(data)), str(data), split, channels)
     if isinstance(data, str) and not any(mark in data for mark in "/\\."):
         raise InputError(f"'{data}' is neither a path nor a data set. {suggest(data, NAMES)}")
     raise InputError(f"{data}: there is no such file or folder.")

@@ -4,7 +4,8 @@ import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from .memory import MEMORY_SHARE, available_memory, available_processors, cache_
 from .source import CorruptSample, IntArray, Source, digest
 
 Cache = Literal["auto", "memory", "disk", "none"]
+CACHES: tuple[str, ...] = get_args(Cache)
 
 SMALL_SIDE = 128
 """Pixels a side up to which images of one size are decoded once rather than in every epoch."""
@@ -32,6 +34,10 @@ class Store(Protocol):
     corrupt: dict[int, str]
     """Index in the source -> why it cannot be read; its row holds zeros."""
 
+    @property
+    def on_disk(self) -> bool:
+        """Gathering may wait for a disk."""
+
     def gather(self, indices: IntArray) -> Tensor: ...
 
 
@@ -41,6 +47,10 @@ class ArrayStore:
 
     source: ArraySource
     corrupt: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def on_disk(self) -> bool:
+        return not isinstance(self.source.array, Tensor)
 
     def gather(self, indices: IntArray) -> Tensor:
         return self.source.gather(indices)
@@ -53,6 +63,7 @@ class TensorStore:
     samples: Tensor
     row: IntArray
     corrupt: dict[int, str]
+    on_disk: bool = False
 
     def gather(self, indices: IntArray) -> Tensor:
         return self.samples[torch.from_numpy(self.row[indices]).to(self.samples.device)]
@@ -65,6 +76,7 @@ class MappedStore:
     samples: npt.NDArray[Any]
     row: IntArray
     corrupt: dict[int, str]
+    on_disk: bool = True
 
     def gather(self, indices: IntArray) -> Tensor:
         return torch.from_numpy(self.samples[self.row[indices]])
@@ -172,9 +184,15 @@ def _on_disk(job: _Decoding, *, insist: bool) -> MappedStore | None:
             rows.flush()
             if len(corrupt) > job.corrupt_limit:  # the run ends here: not a cache to find again
                 return MappedStore(rows, _row_numbers(job), corrupt)
-            facts.write_text(json.dumps({str(i): reason for i, reason in corrupt.items()}))
+            _write_whole(facts, json.dumps({str(i): reason for i, reason in corrupt.items()}))
         corrupt = {int(i): reason for i, reason in json.loads(facts.read_text()).items()}
     return MappedStore(np.load(path, mmap_mode="r", allow_pickle=False), _row_numbers(job), corrupt)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """So that the facts, which say that the rows are complete, are never half there."""
+    path.with_suffix(".new").write_text(text)
+    path.with_suffix(".new").replace(path)
 
 
 def _cache_name(job: _Decoding) -> str:
