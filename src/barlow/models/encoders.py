@@ -13,7 +13,7 @@ from barlow.errors import InputError, suggest
 from barlow.models.preprocess import Preprocess
 from barlow.models.small import mlp, resnet1d, resnet10_narrow
 
-STEMS = ("auto", "small", "standard")
+STEMS = ("auto", "small", "small-pooled", "small-padded", "standard")
 SMALL_IMAGE = 64  # up to this many pixels a side, a stride-4 stem would throw away what there is to see
 OWN: dict[str, Callable[[int], nn.Module]] = {"resnet10-narrow": resnet10_narrow, "resnet1d": resnet1d, "mlp": mlp}
 
@@ -29,7 +29,8 @@ class Architecture:
     image_size: int
     """input side in pixels; 0 for signals and tables"""
     stem: str
-    """small (3x3 convolution, no pooling) or standard"""
+    """standard; small (3x3 convolution, no pooling); small-pooled (3x3, then pooling: the released Mixed Barlow Twins
+    models of Tiny ImageNet and STL-10); small-padded (3x3 with padding 2, no pooling: solo-learn on CIFAR)"""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -84,13 +85,13 @@ def _build_backbone(architecture: Architecture) -> nn.Module:
     name, channels = architecture.name, architecture.channels
     if name in OWN:
         backbone = OWN[name](channels)
-        if name == "resnet10-narrow" and architecture.stem == "small":
-            _shrink_resnet_stem(backbone, channels)
+        if name == "resnet10-narrow" and architecture.stem != "standard":
+            _shrink_resnet_stem(backbone, channels, architecture.stem)
         return backbone
-    options = _timm_options(architecture)
+    options = timm_options(architecture)
     backbone = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels, **options)
-    if architecture.stem == "small" and _family(name) == "resnet":
-        _shrink_resnet_stem(backbone, channels)
+    if architecture.stem != "standard" and _family(name) == "resnet":
+        _shrink_resnet_stem(backbone, channels, architecture.stem)
     return backbone
 
 
@@ -111,14 +112,17 @@ def _near(name: str, known: list[str]) -> bool:
 
 def _choose_stem(name: str, image_size: int, stem: str) -> str:
     has_small = _family(name) in ("resnet", "vision_transformer", "convnext")
-    if stem == "small" and not has_small:
+    if stem.startswith("small") and not has_small:
         raise InputError(f"encoder '{name}' has no small stem; use --stem standard or a ResNet, ViT or ConvNeXt")
+    if stem.startswith("small-") and _family(name) != "resnet":
+        raise InputError(f"stem '{stem}' is a ResNet's; encoder '{name}' has small and standard")
     if stem == "auto":
         return "small" if has_small and image_size <= SMALL_IMAGE else "standard"
     return stem
 
 
-def _timm_options(architecture: Architecture) -> dict[str, Any]:
+def timm_options(architecture: Architecture) -> dict[str, Any]:
+    """Arguments to `timm.create_model` beside the name, channels and number of classes."""
     family, small = _family(architecture.name), architecture.stem == "small"
     if family == "vision_transformer":
         patch = {"patch_size": max(2, 2 ** round(math.log2(architecture.image_size / 8)))} if small else {}
@@ -128,14 +132,15 @@ def _timm_options(architecture: Architecture) -> dict[str, Any]:
     return {}
 
 
-def _shrink_resnet_stem(backbone: nn.Module, channels: int) -> None:
+def _shrink_resnet_stem(backbone: nn.Module, channels: int, stem: str) -> None:
     """3x3 convolution of stride 1 and no pooling, as the small-image experiments of both papers' code use."""
     bn: nn.Module = backbone.bn1  # type: ignore[assignment]
     width = int(bn.num_features)  # type: ignore[arg-type]
-    conv = nn.Conv2d(channels, width, 3, 1, padding=1, bias=False)
+    conv = nn.Conv2d(channels, width, 3, 1, padding=2 if stem == "small-padded" else 1, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     backbone.conv1 = conv
-    backbone.maxpool = nn.Identity()
+    if stem != "small-pooled":
+        backbone.maxpool = nn.Identity()
 
 
 @torch.no_grad()
