@@ -188,6 +188,10 @@ def test_tensors_open_like_arrays() -> None:
     assert torch.equal(open_source(tensor).read(1), tensor[1])
 
 
+def test_bfloat16_tensors_open_as_floats() -> None:
+    assert open_source(torch.full((2, 4, 4), -1.5, dtype=torch.bfloat16)).read(0)[0, 0, 0].item() == -1.5
+
+
 def test_a_large_npy_stays_on_disk_and_reads_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     array = np.random.default_rng(0).integers(0, 65536, (6, 5, 4, 3)).astype(np.uint16)
     np.save(tmp_path / "x.npy", array)
@@ -367,6 +371,7 @@ def put(path: Path, data: bytes) -> Path:
         (lambda p: np.zeros((2, 3, 4, 5, 6)), r"shape \[2, 3, 4, 5, 6\] holds no samples"),
         (lambda p: np.zeros((0, 4, 4), np.uint8), "holds no samples"),
         (lambda p: np.zeros((2, 40, 40, 40), np.uint8), "holds no samples"),
+        (lambda p: np.zeros((5, 3, 1, 1), np.uint8), "images of 1x1 pixels are too small"),
         (lambda p: np.array(["a", "b"]), "dtype <U1 holds no samples"),
         (lambda p: np.full((2, 4, 4), 70_000), "are not pixels"),
         (lambda p: np.full((2, 4, 4), np.nan), "2 of 2 samples hold NaN or infinity"),

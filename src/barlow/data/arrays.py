@@ -14,7 +14,7 @@ from torch import Tensor
 
 from barlow.errors import InputError
 
-from .decode import MAX_CHANNELS, pixels_to_tensor, to_channels
+from .decode import MAX_CHANNELS, MIN_SIDE, pixels_to_tensor, to_channels
 from .memory import MEMORY_SHARE, available_memory
 from .source import IntArray, Kind, Source, digest
 
@@ -75,8 +75,7 @@ def from_array(
     path: Path | None = None,
 ) -> ArraySource:
     """A source over an array. Raises InputError for a shape, dtype or values that cannot be samples."""
-    values = array.detach().cpu().numpy() if isinstance(array, Tensor) else array
-    values = _plain(values, name)
+    values = _plain(_as_numpy(array), name)
     layout = _layout(values, kind, name)
     channels = channels or _channels(values.shape, layout)
     mapped = isinstance(values, np.memmap) and values.nbytes > MEMORY_SHARE * available_memory()
@@ -93,6 +92,13 @@ def from_array(
         layout=layout,
         path=path,
     )
+
+
+def _as_numpy(array: Array | Tensor) -> Array:
+    if not isinstance(array, Tensor):
+        return array
+    known = array.float() if array.dtype == torch.bfloat16 else array  # NumPy has no bfloat16
+    return known.detach().cpu().numpy()
 
 
 def _plain(values: Array, name: str) -> Array:
@@ -119,6 +125,9 @@ def _layout(values: Array, kind: Kind | None, name: str) -> str:
         raise InputError(
             f"{name}: an array of shape {list(values.shape)} holds no samples{kind_text}; give {_LAYOUTS}."
         )
+    sides = [side for axis, side in zip(axes, values.shape, strict=True) if axis in "HW"]
+    if sides and min(sides) < MIN_SIDE:
+        raise InputError(f"{name}: images of {sides[1]}x{sides[0]} pixels are too small: under {MIN_SIDE} a side.")
     return axes
 
 
