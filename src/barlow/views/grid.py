@@ -10,7 +10,7 @@ from torch import Tensor
 from barlow.errors import InputError
 from barlow.views.maker import ViewMaker
 
-_CELL = 112  # pixels of one picture at least; small views are enlarged by whole factors, so that pixels stay square
+_CELL = 160  # pixels of one picture, about: small views are enlarged by whole factors, so that pixels stay square
 _GAP = 4
 _MARGIN = 12
 _INK, _PAPER, _FAINT = (28, 28, 30), (250, 250, 248), (110, 110, 115)
@@ -38,7 +38,7 @@ def grid(
 
 
 def _title(maker: ViewMaker) -> str:
-    return f"recipe {maker.recipe.name}   {maker.image_size} px, {maker.channels} channels, seed {maker.seed}"
+    return f"recipe {maker.recipe.name}   {maker.image_size} px, channels: {maker.channels}, seed: {maker.seed}"
 
 
 def _row(image: Tensor, maker: ViewMaker, sample: int, epochs: int) -> list[Image.Image]:
@@ -68,15 +68,13 @@ def _picture(image: Tensor, low: float, high: float) -> Image.Image:
 
 
 def _original(picture: Image.Image) -> Image.Image:
-    """The original as a cell: enlarged by a whole factor when small, fitted into twice a cell when large."""
-    if max(picture.size) <= _CELL:
-        return _enlarged(picture)
-    picture.thumbnail((2 * _CELL, _CELL * 3 // 2), Image.Resampling.LANCZOS)
-    return picture
+    """The original as a cell: enlarged by a whole factor when small, shrunk when large."""
+    picture.thumbnail((2 * _CELL, _CELL), Image.Resampling.LANCZOS)
+    return _enlarged(picture)
 
 
 def _enlarged(picture: Image.Image) -> Image.Image:
-    factor = max(1, _CELL // max(picture.size))
+    factor = max(1, round(_CELL / max(picture.size)))
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 

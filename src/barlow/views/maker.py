@@ -255,7 +255,7 @@ def _image_views(recipe: Recipe) -> tuple[ViewRecipe, ...]:
     views = []
     for view in recipe.views:
         if not isinstance(view, ViewRecipe):
-            raise InputError(f"Recipe '{recipe.name}' is for a {recipe.kind}; the data are images.")
+            raise InputError(f"Recipe '{recipe.name}' is of kind '{recipe.kind}'; the data are images.")
         views += [replace(view, count=1)] * view.count
     return tuple(views)
 

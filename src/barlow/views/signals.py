@@ -52,7 +52,7 @@ def _signal_views(recipe: Recipe) -> tuple[SignalView, ...]:
     views = []
     for view in recipe.views:
         if not isinstance(view, SignalView):
-            raise InputError(f"Recipe '{recipe.name}' is for a {recipe.kind}; the data are signals.")
+            raise InputError(f"Recipe '{recipe.name}' is of kind '{recipe.kind}'; the data are signals.")
         views += [replace(view, count=1)] * view.count
     return tuple(views)
 

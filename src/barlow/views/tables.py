@@ -64,7 +64,7 @@ def _table_views(recipe: Recipe) -> tuple[TableView, ...]:
     views = []
     for view in recipe.views:
         if not isinstance(view, TableView):
-            raise InputError(f"Recipe '{recipe.name}' is for a {recipe.kind}; the data are table rows.")
+            raise InputError(f"Recipe '{recipe.name}' is of kind '{recipe.kind}'; the data are table rows.")
         views += [replace(view, count=1)] * view.count
     return tuple(views)
 
