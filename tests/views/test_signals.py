@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -65,17 +66,17 @@ def test_a_recipe_that_does_nothing_normalises() -> None:
 
 def test_jitter_scale_flip_and_channel_drop_do_what_they_say() -> None:
     ids, ones = torch.arange(400), torch.ones(400, 2, 50)
-    whole = {"crop": (1.0, 1.0)}
-    (noisy,) = maker(SignalView(**whole, jitter=0.3))(ones, ids, 0)
+    whole = SignalView(crop=(1.0, 1.0))
+    (noisy,) = maker(replace(whole, jitter=0.3))(ones, ids, 0)
     assert abs((noisy - 1).std() - 0.3) < 0.01
-    (scaled,) = maker(SignalView(**whole, scale=0.4))(ones, ids, 0)
+    (scaled,) = maker(replace(whole, scale=0.4))(ones, ids, 0)
     assert torch.allclose(scaled, scaled[:, :1, :1].expand_as(scaled))
     assert 0.6 <= scaled.min() < 0.62
     assert 1.38 < scaled.max() <= 1.4
     ramp = torch.arange(50.0).expand(400, 2, 50)
-    (flipped,) = maker(SignalView(**whole, flip=1.0))(ramp, ids, 0)
+    (flipped,) = maker(replace(whole, flip=1.0))(ramp, ids, 0)
     assert torch.allclose(flipped, ramp.flip(2), atol=1e-4)
-    (dropped,) = maker(SignalView(**whole, channel_drop=0.5))(ones, ids, 0)
+    (dropped,) = maker(replace(whole, channel_drop=0.5))(ones, ids, 0)
     kept = dropped[:, :, 0]
     assert (kept.sum(1) >= 1).all()
     assert abs(kept.mean() - 0.625) < 0.06  # 0.5, and 0.25 of the pairs get one back
