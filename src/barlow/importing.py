@@ -47,6 +47,7 @@ PREPROCESS: dict[str, dict[str, Preprocess]] = {
     "solo-learn": {
         "cifar10": _rgb(32, 32, CIFAR10, "bilinear"),
         "cifar100": _rgb(32, 32, CIFAR100, "bilinear"),
+        "stl10": _rgb(96, 96, ((0.4914, 0.4823, 0.4466), (0.247, 0.243, 0.261)), "bilinear"),
         "imagenet": _rgb(224, 256, IMAGENET, "bilinear"),
     },
     "lightly": {
@@ -54,7 +55,7 @@ PREPROCESS: dict[str, dict[str, Preprocess]] = {
         "cifar10": _rgb(32, 32, IMAGENET, "bilinear"),
     },
 }
-"""Evaluation transform by layout and data set, as in each repository's evaluation code."""
+"""By layout and data set: the normalisation of pretraining and the resizing of evaluation in each repository."""
 
 
 @dataclass(frozen=True)
