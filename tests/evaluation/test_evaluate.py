@@ -143,6 +143,8 @@ def test_a_baseline_that_cannot_be_made_is_left_out_and_said_so() -> None:
 
 def test_an_encoder_that_drifts_is_an_error() -> None:
     class Drifting(nn.Module):
+        calls: Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.register_buffer("calls", torch.zeros(()))

@@ -102,14 +102,43 @@ def evaluate(
         Unknown names, data without labels, images the encoder cannot read.
     """
     chosen = resolve(protocols)
+    encoder = run if isinstance(run, Encoder) else load_encoder(run)
+    splits = split_data(data, channels=preprocess_of(encoder).channels, held_out=held_out, seed=seed)
+    return measure(
+        run,
+        splits,
+        chosen,
+        seed=seed,
+        baselines=baselines,
+        batch_size=batch_size,
+        device=device,
+        workers=workers,
+        check_overlap=check_overlap,
+        save=save,
+    )
+
+
+def measure(
+    run: Run | Encoder | str | Path,
+    splits: Splits,
+    protocols: Iterable[EvaluationProtocol],
+    *,
+    seed: int = 0,
+    baselines: Sequence[str] = ("raw-pixels", "random-init"),
+    batch_size: int = 256,
+    device: str | torch.device | None = None,
+    workers: int = 0,
+    check_overlap: bool = True,
+    save: bool = True,
+) -> list[Result]:
+    """`evaluate` on splits that are given."""
     names = [_known("baseline", name, BASELINES) for name in baselines]
     encoder = run if isinstance(run, Encoder) else load_encoder(run)
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    splits = split_data(data, channels=preprocess_of(encoder).channels, held_out=held_out, seed=seed)
     home = None if isinstance(run, Encoder) else _run_of(run)
     warnings = _warnings(splits, home) if check_overlap else ()
     base = Task(encoder.to(target), splits.train, splits.test, seed, batch_size, target, workers)
-    results = Session(base, names, splits.words, warnings).measure(chosen)
+    results = Session(base, names, splits.words, warnings).measure(protocols)
     if save and home is not None:
         for result in results:
             home.save_evaluation(result.to_dict())
@@ -224,7 +253,7 @@ class Session:
             n_train=score.n_train,
             split=self.split,
             seed=self.task.seed,
-            settings={**score.settings, **self._common_settings()},
+            settings={**self._common_settings(), **score.settings},
             wall_s=round(wall, 3),
             encoder_hash=digest,
             baselines={name: values for name, values in beside.items() if values},
@@ -234,7 +263,7 @@ class Session:
         )
 
     def _common_settings(self) -> dict[str, Any]:
-        """What every protocol shares; a protocol's own statement of how its interval is made goes first."""
+        """What every protocol shares, unless its own settings say otherwise."""
         preprocess = preprocess_of(self.task.encoder)
         return {
             "interval_level": LEVEL,

@@ -11,8 +11,8 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-import pyarrow as pa  # type: ignore[import-untyped]
-import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor

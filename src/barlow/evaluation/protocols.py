@@ -10,7 +10,9 @@ from barlow.evaluation.few_shot import RIDGE, TEMPERATURE, Method, few_shot
 from barlow.evaluation.intervals import bootstrap_interval
 from barlow.evaluation.knn import knn_predict, nearest
 from barlow.evaluation.linear import C_GRID, HELD_OUT, choose_c, fit_linear
+from barlow.evaluation.paper_linear import RELEASED_MIXED, PaperLinear
 from barlow.evaluation.retrieval import average_precision, recall_at
+from barlow.evaluation.semi_supervised import SemiSupervised, fine_tuning
 from barlow.evaluation.task import EvaluationProtocol, Score, Task
 
 ON_FEATURES = ("raw-pixels", "pca-pixels", "random-init")
@@ -129,5 +131,10 @@ PROTOCOLS: dict[str, tuple[EvaluationProtocol, ...]] = {
     "few-shot": (FewShot(1), FewShot(5)),
     "few-shot-ridge": (FewShot(1, "ridge"), FewShot(5, "ridge")),
     "retrieval": (Retrieval(),),
+    "linear-paper": (PaperLinear(),),
+    "linear-mixed": (PaperLinear("linear-mixed", RELEASED_MIXED),),
+    "linear-mixed-drifting": (PaperLinear("linear-mixed-drifting", RELEASED_MIXED, drifting=True),),
+    "semi-supervised": (SemiSupervised(0.01), SemiSupervised(0.1)),
+    "fine-tune": (fine_tuning(),),
 }
 """Protocols by name, as the command line takes them."""

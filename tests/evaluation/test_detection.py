@@ -1,0 +1,221 @@
+"""Detection: annotations, mirrored targets, precision, and Faster and Mask R-CNN on a small drawn data set."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from barlow.data import open_source
+from barlow.errors import InputError
+from barlow.evaluation.annotations import Annotated, read_coco, read_voc
+from barlow.evaluation.detection import (
+    DetectorTraining,
+    PyramidBackbone,
+    build_detector,
+    coco_precision,
+    evaluate_detection,
+    mirrored,
+)
+from barlow.models import Encoder, Preprocess, build_encoder
+
+SIDE = 64
+
+
+def draw(folder: Path, n: int, seed: int) -> Path:
+    """A COCO data set: on each dark image one bright red square (category 3) and one green disc (category 8)."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir()
+    tables: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": []}
+    for index in range(n):
+        pixels = rng.integers(0, 40, (SIDE, SIDE, 3), dtype=np.uint8)
+        for category, left in ((3, rng.integers(0, 8)), (8, rng.integers(34, 40))):
+            top, size = int(rng.integers(2, 36)), int(rng.integers(16, 24))
+            shape, outline = _shape(category, int(left), top, size)
+            pixels[shape] = (230, 40, 40) if category == 3 else (40, 230, 40)
+            box = [float(left), float(top), float(size), float(size)]
+            number = len(tables["annotations"]) + 1
+            tables["annotations"].append(
+                {"id": number, "image_id": 100 + index, "category_id": category, "bbox": box, "iscrowd": 0}
+                | {"area": float(shape.sum()), "segmentation": [outline]}
+            )
+        Image.fromarray(pixels).save(folder / f"{index:03d}.png")
+        tables["images"].append({"id": 100 + index, "file_name": f"{index:03d}.png", "height": SIDE, "width": SIDE})
+    categories = [{"id": 8, "name": "disc"}, {"id": 3, "name": "square"}]
+    file = folder.parent / f"{folder.name}.json"
+    file.write_text(json.dumps({**tables, "categories": categories}))
+    return file
+
+
+def _shape(category: int, left: int, top: int, size: int) -> tuple[np.ndarray, list[float]]:
+    """The pixels of a shape, and its outline as x, y, x, y, ..."""
+    y, x = np.mgrid[:SIDE, :SIDE] + 0.5
+    if category == 3:
+        inside = (x > left) & (x < left + size) & (y > top) & (y < top + size)
+        right, bottom = left + size, top + size
+        return inside, [float(v) for v in (left, top, right, top, right, bottom, left, bottom)]
+    angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    centre, radius = np.array([left, top]) + size / 2, size / 2
+    outline = centre + radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    return (x - centre[0]) ** 2 + (y - centre[1]) ** 2 < radius**2, outline.ravel().tolist()
+
+
+def encoder() -> Encoder:
+    torch.manual_seed(0)
+    built = build_encoder("resnet10-narrow", channels=3, image_size=96)
+    built.preprocess = Preprocess(96, 3, (0.2,) * 3, (0.25,) * 3)
+    return built
+
+
+def annotated(folder: Path, file: Path) -> Annotated:
+    return Annotated.match(open_source(folder, channels=3), read_coco(file))
+
+
+def test_targets_are_the_drawn_boxes_labels_and_masks(tmp_path: Path) -> None:
+    pytest.importorskip("pycocotools")
+    data = annotated(tmp_path / "a", draw(tmp_path / "a", 3, 0))
+    assert data.categories == [3, 8]
+    image, target = data.image(1), data.target(1, masks=True)
+    assert target["labels"].tolist() == [1, 2]
+    for box, mask, channel in zip(target["boxes"], target["masks"], (0, 1), strict=True):
+        bright = image[channel] > 0.5
+        rows, columns = torch.nonzero(bright, as_tuple=True)
+        extent = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]).float()
+        assert (extent - box).abs().max() <= 1
+        agreement = (mask.bool() & bright).sum() / (mask.bool() | bright).sum()
+        assert agreement > 0.9
+
+
+def test_a_mirrored_target_still_lies_on_its_object(tmp_path: Path) -> None:
+    pytest.importorskip("pycocotools")
+    data = annotated(tmp_path / "a", draw(tmp_path / "a", 1, 1))
+    image, target = mirrored(data.image(0), data.target(0, masks=True), flip=True)
+    left, top, right, bottom = target["boxes"][0].round().int().tolist()
+    assert image[0, top + 1 : bottom - 1, left + 1 : right - 1].min() > 0.8
+    assert target["masks"][0, top:bottom, left:right].float().mean() > 0.9
+    again = mirrored(image, target, flip=True)
+    torch.testing.assert_close(again[1]["boxes"], data.target(0, masks=False)["boxes"])
+
+
+def test_perfect_detections_score_one_and_shifted_ones_what_their_overlap_allows(tmp_path: Path) -> None:
+    pytest.importorskip("pycocotools")
+    coco = read_coco(draw(tmp_path / "a", 6, 2))
+    results = [
+        {"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"], "score": 0.9}
+        for a in coco["annotations"]
+    ]
+    perfect = coco_precision(results, coco)
+    assert (perfect.ap, perfect.ap50, perfect.ap75, *perfect.interval) == pytest.approx((1, 1, 1, 1, 1))
+    # three quarters of the width: IoU .75 exactly, so thresholds .5, .55, ..., .75 are met: 6 of 10
+    narrow = [{**r, "bbox": [*r["bbox"][:2], 0.75 * r["bbox"][2], r["bbox"][3]]} for r in results]
+    found = coco_precision(narrow, coco)
+    assert (found.ap, found.ap50, found.ap75) == pytest.approx((0.6, 1, 1), abs=0.02)
+    half = coco_precision(results[::2], coco)  # all squares, no disc
+    assert half.ap == pytest.approx(0.5)
+    assert coco_precision([], coco).ap == 0.0
+
+
+def test_the_interval_resamples_images(tmp_path: Path) -> None:
+    pytest.importorskip("pycocotools")
+    coco = read_coco(draw(tmp_path / "a", 8, 3))
+    found = [a for a in coco["annotations"] if a["image_id"] < 104]  # every object of half of the images
+    results = [{k: a[k] for k in ("image_id", "category_id", "bbox")} | {"score": 0.9} for a in found]
+    precision = coco_precision(results, coco, seed=0)
+    assert precision.ap == pytest.approx(0.5, abs=0.02)
+    assert 0 < precision.interval[0] < 0.35
+    assert 0.65 < precision.interval[1] < 1
+
+
+def test_voc_annotations_become_the_same_tables(tmp_path: Path) -> None:
+    (tmp_path / "Annotations").mkdir()
+    (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("000007\n")
+    item = "<object><name>{}</name><difficult>{}</difficult><bndbox><xmin>11</xmin><ymin>21</ymin><xmax>20</xmax>"
+    objects = "".join(item.format(*values) + "<ymax>50</ymax></bndbox></object>" for values in (("dog", 0), ("cat", 1)))
+    text = f"<annotation><filename>000007.jpg</filename><size><width>90</width><height>60</height></size>{objects}"
+    (tmp_path / "Annotations" / "000007.xml").write_text(f"{text}</annotation>")
+    coco = read_voc(tmp_path, "train")
+    assert [category["name"] for category in coco["categories"]] == ["cat", "dog"]
+    assert coco["images"] == [{"id": 0, "file_name": "000007.jpg", "height": 60, "width": 90}]
+    dog, cat = coco["annotations"]
+    assert (dog["bbox"], dog["area"], dog["category_id"], dog["iscrowd"]) == ([10, 20, 10, 30], 300, 2, 0)
+    assert cat["iscrowd"] == 1
+    assert read_voc(tmp_path, "train", ["dog", "cat"])["annotations"][0]["category_id"] == 1
+    with pytest.raises(InputError, match="'cat'"):
+        read_voc(tmp_path, "train", ["dog"])
+    with pytest.raises(InputError, match="VOC layout"):
+        read_voc(tmp_path, "test")
+
+
+def test_the_detector_starts_from_the_encoders_weights_and_keeps_its_statistics() -> None:
+    built = encoder()
+    backbone = PyramidBackbone(built, 16)
+    assert backbone.strides == [4, 8, 16, 32]
+    own, taken = built.backbone.state_dict(), backbone.body.state_dict()
+    assert all(torch.equal(own[name], taken[name]) for name in own)
+    backbone.train()
+    assert not any(part.training for part in backbone.body.modules() if isinstance(part, nn.BatchNorm2d))
+    backbone(torch.randn(2, 3, 64, 64))
+    assert all(torch.equal(own[name], value) for name, value in backbone.body.state_dict().items())
+
+
+def test_a_small_stem_gives_finer_levels_with_anchors_of_eight_strides() -> None:
+    built = build_encoder("resnet10-narrow", channels=3, image_size=32)
+    built.preprocess = Preprocess(32, 3, (0.2,) * 3, (0.25,) * 3)
+    model: Any = build_detector(built, 2, DetectorTraining(pyramid_channels=16))
+    assert model.backbone.strides == [1, 2, 4, 8]
+    assert model.rpn.anchor_generator.sizes == ((8,), (16,), (32,), (64,), (128,))
+
+
+def test_encoders_without_feature_maps_and_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    class Flat(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(1)
+
+    built = build_encoder(Flat(), channels=3, image_size=8)
+    built.preprocess = Preprocess(8, 3, (0.2,) * 3, (0.25,) * 3)
+    with pytest.raises(InputError, match="feature maps"):
+        PyramidBackbone(built, 16)
+    file = draw(tmp_path / "a", 2, 4)
+    (tmp_path / "a" / "001.png").unlink()
+    with pytest.raises(InputError, match=r"1 annotated images are not in .*001\.png"):
+        annotated(tmp_path / "a", file)
+    (tmp_path / "bad.json").write_text("{}")
+    with pytest.raises(InputError, match="lacks the tables"):
+        read_coco(tmp_path / "bad.json")
+
+
+def test_the_learning_rate_warms_up_and_falls_twice() -> None:
+    how = DetectorTraining(iterations=1000, lr=0.02, warmup=10)
+    assert [how.rate(step) for step in (0, 9, 500, 800, 950)] == pytest.approx([0.002, 0.02, 0.02, 0.002, 0.0002])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("masks", [False, True])
+def test_a_detector_learns_to_find_drawn_shapes(tmp_path: Path, masks: bool) -> None:
+    pytest.importorskip("pycocotools")
+    parts = [
+        (tmp_path / name, read_coco(draw(tmp_path / name, n, seed))) for name, n, seed in (("a", 24, 5), ("b", 8, 6))
+    ]
+    how = DetectorTraining(
+        masks=masks,
+        iterations=50,
+        batch_size=4,
+        warmup=5,
+        min_size=SIDE,
+        max_size=SIDE,
+        pyramid_channels=32,
+        proposals=60,
+        sampled=32,
+    )
+    result = evaluate_detection(encoder(), *parts, how, baselines=())
+    assert result.protocol == ("mask-rcnn" if masks else "faster-rcnn")
+    print(result)
+    assert result.details["AP50"] > 0.5
+    assert (result.n, result.n_train) == (8, 24)
+    if masks:
+        assert result.details["masks"]["ap50"] > 0.4
