@@ -181,9 +181,23 @@ def test_workers_change_nothing_in_the_batches(tmp_path: Path, workers: int) -> 
 
 @pytest.mark.slow
 def test_a_killed_worker_is_named(tmp_path: Path) -> None:
-    loader = Loader(mixed_folder(tmp_path, 64), np.arange(64), 2, maker=Suicidal(), workers=1)
-    with pytest.raises(WorkerDied, match=r"worker \(pid\(?s?\)? ?\d+\)"):
+    loader = Loader(mixed_folder(tmp_path, 64), np.arange(64), 2, maker=Suicidal(), workers=2)
+    order = epoch_order(np.arange(64), seed=0, epoch=0)
+    worker = int(np.flatnonzero(order == 20)[0]) // 2 % 2
+    with pytest.raises(WorkerDied, match=rf"data worker {worker} \(pid \d+\) was killed by SIGKILL"):
         list(loader.epoch(0))
+
+
+@pytest.mark.slow
+def test_an_error_in_a_worker_comes_with_its_traceback(tmp_path: Path) -> None:
+    loader = Loader(mixed_folder(tmp_path, 64), np.arange(64), 2, maker=Broken(), workers=1)
+    with pytest.raises(WorkerDied, match=r"(?s)data worker 0 \(pid \d+\) failed.*in boxes.*ZeroDivisionError"):
+        list(loader.epoch(0))
+
+
+class Broken(TwoCorners):
+    def boxes(self, id: int, epoch: int, height: int, width: int) -> list[Square]:
+        return [Square(0, 0, 1 // (id - id), 4, 4)]
 
 
 class Suicidal(TwoCorners):

@@ -371,7 +371,7 @@ def put(path: Path, data: bytes) -> Path:
         (lambda p: np.zeros((2, 3, 4, 5, 6)), r"shape \[2, 3, 4, 5, 6\] holds no samples"),
         (lambda p: np.zeros((0, 4, 4), np.uint8), "holds no samples"),
         (lambda p: np.zeros((2, 40, 40, 40), np.uint8), "holds no samples"),
-        (lambda p: np.zeros((5, 3, 1, 1), np.uint8), "images of 1x1 pixels are too small"),
+        (lambda p: np.zeros((5, 40, 1, 3), np.uint8), "images of 1x40 pixels are too small"),
         (lambda p: np.array(["a", "b"]), "dtype <U1 holds no samples"),
         (lambda p: np.full((2, 4, 4), 70_000), "are not pixels"),
         (lambda p: np.full((2, 4, 4), np.nan), "2 of 2 samples hold NaN or infinity"),

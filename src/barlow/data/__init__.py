@@ -5,7 +5,7 @@ from .loader import Batch, Loader
 from .opening import open_source
 from .source import CorruptSample, Source
 from .splits import holdout_split
-from .streaming import WorkerDied
+from .workers import WorkerDied
 
 __all__ = [
     "Batch",

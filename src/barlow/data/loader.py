@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -15,7 +15,7 @@ from barlow.errors import InputError, suggest
 from .order import epoch_order, rank_positions, replacement
 from .source import IntArray, Source
 from .store import CACHES, Cache, Store, common_shape, open_store
-from .streaming import ATTEMPTS, Maker, Planned, Read, Reader, Stream
+from .streaming import ATTEMPTS, Maker, Planned, Read, Reader, open_stream
 
 CORRUPT_SHARE = 0.01
 """Share of unreadable samples above which a run ends."""
@@ -108,7 +108,8 @@ class Loader:
         if self._store is not None:
             batches = (self._stored(self._store, planned) for planned in plan)
             return ahead(batches) if self._store.on_disk else batches
-        return (self._as_batch(read) for read in self._stream(plan))
+        batches = (self._as_batch(read) for read in self._stream(plan))
+        return batches if self._device.type == "cpu" else ahead(pinned(batch) for batch in batches)
 
     def _stored(self, store: Store, planned: Planned) -> Batch:
         ids = planned.ids.copy()
@@ -139,7 +140,7 @@ class Loader:
         cuts = None if batch.cuts is None else [cut.to(self._device, non_blocking=True) for cut in batch.cuts]
         return replace(batch, images=images, cuts=cuts)
 
-    def _open_stream(self, maker: Maker | None, workers: int) -> Stream:
+    def _open_stream(self, maker: Maker | None, workers: int) -> Callable[[list[Planned]], Iterator[Read]]:
         cuts = maker if self._source.kind == "image" else None
         if cuts is None and common_shape(self._source, self._indices) is None:
             raise InputError(
@@ -147,7 +148,7 @@ class Loader:
             )
         self._cuts = cuts is not None
         reader = Reader(self._source, self._indices, self._seed, cuts)
-        return Stream(reader, workers, pin=self._device.type == "cuda")
+        return open_stream(reader, workers)
 
     def _count(self, corrupt: Iterable[tuple[int, str]], ids: IntArray) -> None:
         """Note what was read and what could not be; raise InputError when too much could not."""
@@ -181,6 +182,13 @@ def _check(source: Source, indices: IntArray, batch_size: int, rank: int, world_
             f"{source.name}: {len(indices)} samples do not fill one batch of {batch_size * world_size}; "
             "choose a smaller batch size or give more samples."
         )
+
+
+def pinned(batch: Batch) -> Batch:
+    """The batch in page-locked memory, from where a GPU copies while it computes."""
+    images = None if batch.images is None else batch.images.pin_memory()
+    cuts = None if batch.cuts is None else [cut.pin_memory() for cut in batch.cuts]
+    return replace(batch, images=images, cuts=cuts)
 
 
 def ahead(batches: Iterator[Batch], depth: int = 2) -> Iterator[Batch]:

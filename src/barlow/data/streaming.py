@@ -1,16 +1,16 @@
 """Batches decoded while training runs: in worker processes, every view of a sample cut from one decoded image."""
 
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .order import replacement
 from .source import CorruptSample, IntArray, Source
+from .workers import Workers
 
 ATTEMPTS = 64
 """Replacements tried for one unreadable sample: 64 unreadable draws in a row mean a broken data set."""
@@ -51,12 +51,8 @@ class Read(NamedTuple):
     """Index in the source and reason, of every sample that was to be read and could not."""
 
 
-class WorkerDied(RuntimeError):  # noqa: N818
-    """A worker process ended without a word; the message names it."""
-
-
 @dataclass
-class Reader(Dataset[Read]):
+class Reader:
     """Reads planned batches; picklable, and the same in every process."""
 
     source: Source
@@ -64,7 +60,7 @@ class Reader(Dataset[Read]):
     seed: int
     maker: Maker | None
 
-    def __getitem__(self, planned: Planned) -> Read:
+    def __call__(self, planned: Planned) -> Read:
         corrupt: list[tuple[int, str]] = []
         ids, samples = [], []
         for position, i in zip(planned.positions.tolist(), planned.ids.tolist(), strict=True):
@@ -103,59 +99,9 @@ def allowed_reduction(boxes: Sequence[Box]) -> int:
     return max(r for r in (1, 2, 4, 8) if r == 1 or r <= spare)
 
 
-class Stream:
-    """Planned batches in, read batches out, in order; workers live as long as the stream."""
-
-    def __init__(self, reader: Reader, workers: int, *, pin: bool) -> None:
-        self._reader, self._workers = reader, workers
-        self._plan = _Plan()
-        self._loader = None if workers == 0 else self._pool(pin)
-
-    def __call__(self, plan: Sequence[Planned]) -> Iterator[Read]:
-        if self._loader is None:
-            yield from (self._reader[planned] for planned in plan)
-            return
-        self._plan.batches = plan
-        yield from self._from_workers(self._loader)
-
-    def _from_workers(self, loader: "DataLoader[Read]") -> Iterator[Read]:
-        try:
-            with warnings.catch_warnings():
-                # Python 3.12 warns of forking with threads about; workers touch neither threads nor the GPU
-                warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
-                batches = iter(loader)
-            yield from batches
-        except RuntimeError as error:
-            if not str(error).startswith("DataLoader worker"):
-                raise
-            raise WorkerDied(
-                f"{' '.join(str(error).split())} This ends the run: a worker is mostly killed for memory or by a full "
-                "/dev/shm; use fewer workers, or none."
-            ) from error
-
-    def _pool(self, pin: bool) -> "DataLoader[Read]":
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
-            return DataLoader(
-                self._reader,
-                batch_size=None,
-                sampler=self._plan,
-                num_workers=self._workers,
-                collate_fn=_as_read,
-                pin_memory=pin,
-                persistent_workers=True,
-            )
-
-
-class _Plan(Sampler[Planned]):
-    """The batches that the workers are handed next; set before each iteration."""
-
-    def __init__(self) -> None:
-        self.batches: Sequence[Planned] = ()
-
-    def __iter__(self) -> Iterator[Planned]:
-        return iter(self.batches)
-
-
-def _as_read(read: Any) -> Any:
-    return read  # a batch already, as the reader made it
+def open_stream(reader: Reader, workers: int) -> Callable[[Sequence[Planned]], Iterator[Read]]:
+    """Planned batches in, read batches out, in order; read in this process when there are no workers."""
+    if workers == 0:
+        return partial(map, reader)
+    pool: Workers[Planned, Read] = Workers(reader, workers)
+    return pool
