@@ -15,24 +15,29 @@ PAGE = "report.html"
 
 
 def report(
-    runs: Sequence[Run | str | Path], *, out: str | Path | None = None, data: Any = None, points: int = 4000
+    runs: Sequence[Run | str | Path],
+    *,
+    out: str | Path | None = None,
+    data: Any = None,
+    points: int = 4000,
+    layout: str = "tsne",
 ) -> Path:
     """Write the page of one run, or of several side by side, and return its path.
 
     `out` is `report.html` in the first run by default. The images of the map are those of `data`, or by default of
     the data the run was trained on, where they can still be found; a map that is there already and fits the
-    encoder, the data and `points` is kept. Raises InputError for a path that is not a run, or `data` that
-    cannot be opened.
+    encoder, the data and `points` is kept. `layout` as in `make_gallery`. Raises InputError for a path that is
+    not a run, or `data` that cannot be opened.
     """
     folders = [Run(run) for run in runs]
     if not folders:
         raise InputError("no run to report on; name a run folder")
     for run in folders:
-        _picture(run, data, points)
+        _picture(run, data, points, layout)
     return write_report(folders, Path(out) if out is not None else folders[0].path / PAGE)
 
 
-def _picture(run: Run, data: Any, points: int) -> None:
+def _picture(run: Run, data: Any, points: int, layout: str) -> None:
     source = _source(run, data)
     if source is None:
         return
@@ -40,7 +45,7 @@ def _picture(run: Run, data: Any, points: int) -> None:
     found = read_gallery(run.path) if (run.path / FACTS).exists() else None
     wanted = (str(encoder.facts["sha256"]), source.name, min(points, len(source)))
     if found is None or (found.encoder, found.data, len(found.keys)) != wanted:
-        make_gallery(run, source, encoder, maker=_maker(run, source), points=points)
+        make_gallery(run, source, encoder, maker=_maker(run, source), points=points, layout=layout)
 
 
 def _source(run: Run, data: Any) -> Source | None:

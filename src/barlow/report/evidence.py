@@ -177,7 +177,7 @@ def _protocols(stories: Sequence[Story]) -> Markup:
     lists = [
         join(
             [
-                tag("h4", f"{s.name}: {_protocol(e)} on {e['data']}"),
+                tag("h3", f"{s.name}: {_protocol(e)} on {e['data']}"),
                 facts_list({name: value for name, value in flat(e).items() if name.partition(".")[0] not in shown}),
             ]
         )

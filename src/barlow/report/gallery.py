@@ -44,7 +44,7 @@ ARRAYS, FACTS = "gallery.npz", "gallery.json"
 ATLAS_PIXELS = 16_000_000  # a phone holds this picture in memory (64 MB) and every thumbnail finds room in it
 ATLAS_SIDE = 4096  # pixels; browsers refuse larger pictures on some devices
 MOST_POINTS = 65_535  # neighbours are numbered in 16 bits in the page
-LAYOUTS = ("auto", "tsne", "umap")
+LAYOUTS = ("tsne", "umap")
 NEIGHBOURS = 12
 STRIPS = 8  # query strips, and typical, unusual and double images shown
 VIEW_PAIRS = 8
@@ -101,13 +101,13 @@ def make_gallery(
     maker: "ViewMaker | None" = None,
     indices: Sequence[int] | None = None,
     points: int = 4000,
-    layout: str = "auto",
+    layout: str = "tsne",
     seed: int = 0,
     device: str | None = None,
 ) -> Gallery:
     """Compute and write the run's gallery from at most `points` samples of `source` (of `indices`, when given).
 
-    `layout` of the map: umap (umap-learn), tsne (scikit-learn), or auto: UMAP where it is installed. With a view
+    `layout` of the map: tsne (scikit-learn), or umap where umap-learn is installed. With a view
     `maker` the report also shows sample view pairs. Raises InputError for fewer than three samples, more points
     than the format numbers, an unknown layout, or UMAP where it is not installed.
     """
@@ -213,8 +213,7 @@ def _layout(x: Floats, layout: str, seed: int) -> tuple[Floats, str]:
     units = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
     width = min(50, *units.shape)
     reduced = PCA(width, random_state=seed).fit_transform(units) if width < units.shape[1] else units
-    use_umap = layout == "umap" or (layout == "auto" and importlib.util.find_spec("umap") is not None)
-    coords, name = _umap(reduced, seed) if use_umap else _tsne(reduced, seed)
+    coords, name = _umap(reduced, seed) if layout == "umap" else _tsne(reduced, seed)
     turned = PCA(2).fit_transform(coords)  # a map has no up: the long side lies, as pages and screens do
     low, high = turned.min(axis=0), turned.max(axis=0)
     return ((turned - low) / max(float((high - low).max()), 1e-12)).astype(np.float32), name

@@ -107,7 +107,7 @@ def _sentence(story: Story) -> str:
     status = facts.get("status", "unknown")
     ending = "" if status == "finished" else f" Status: {status}."
     epochs = story.setting("training", "epochs")
-    encoder = story.setting("model", "encoder") or "an encoder"
+    encoder = story.encoder.get("architecture", {}).get("name") or story.setting("model", "encoder")
     return f"{encoder} with {method(story)} on {images}{data}{size}, {epochs} epochs{evidence.took(story)}.{ending}"
 
 
@@ -147,7 +147,7 @@ def _trained(stories: Sequence[Story]) -> Markup:
         pictures.curiosities(stories),
         evidence.speed(stories),
         _comparison("Settings", [flat(s.config) for s in stories], stories),
-        _comparison("Data, views, environment", [flat(s.facts) for s in stories], stories),
+        _comparison("Data, views, encoder, environment", [flat(s.facts) | flat(s.encoder) for s in stories], stories),
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from barlow.models.files import FACTS as ENCODER
 from barlow.report.charts import Line, number
 from barlow.report.gallery import Gallery, read_gallery
 from barlow.run import CONFIG, read_json
@@ -36,6 +37,8 @@ class Story:
     validations: list[dict[str, Any]]
     evaluations: list[dict[str, Any]]
     health: dict[str, Any]
+    encoder: dict[str, Any]
+    """`encoder.json`: architecture and preprocessing; empty before the first encoder was saved"""
     gallery: Gallery | None
 
     def setting(self, section: str, name: str) -> Any:
@@ -58,6 +61,7 @@ def read_story(run: "Run", colour: int) -> Story:
         validations=kinds["validation"],
         evaluations=run.evaluations(),
         health=run.health(),
+        encoder=read_json(run.path / ENCODER) if (run.path / ENCODER).exists() else {},
         gallery=read_gallery(run.path),
     )
 

@@ -1,0 +1,178 @@
+"""The page says what the run folder says, needs nothing else, and lets no text in as markup."""
+
+import base64
+import hashlib
+import itertools
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from barlow.errors import InputError
+from barlow.report import report, write_report
+from barlow.run import Run
+
+MakeRun = Callable[..., Run]
+VOID = {"br", "hr", "img", "link", "meta"}
+
+
+class Page(HTMLParser):
+    """Elements, attributes, ids and text of a page; fails on elements that are not closed in order."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.raw = file.read_text(encoding="utf-8")
+        self.feed(self.raw)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def page_of(*runs: Run, tmp_path: Path) -> Page:
+    return Page(write_report(runs, tmp_path / "page.html"))
+
+
+def test_the_three_answers_come_first_and_in_order(make_run: MakeRun, tmp_path: Path) -> None:
+    text = page_of(make_run(), tmp_path=tmp_path).text
+    places = [
+        text.index(words)
+        for words in ("91.0%", "Healthy:", "Is the encoder good?", "Is it healthy?", "on what? resnet10-narrow")
+    ]
+    assert places == sorted(places)
+    assert "(90.0% to" not in text
+    assert "(90.0 to 92.0)" in text
+    assert "ahead of raw pixels and random init" in text
+
+
+def test_the_table_has_every_score_with_interval_and_baselines(make_run: MakeRun, tmp_path: Path) -> None:
+    text = page_of(make_run(), tmp_path=tmp_path).text
+    assert re.search(r"Linear probe.*?91\.0 90\.0 to 92\.0 60\.0 59\.0 to 61\.0 50\.0 49\.0 to 51\.0 1,234", text)
+    assert re.search(r"k-NN.*?55\.0 50\.0 to 60\.0 30\.0 29\.0 to 31\.0 56\.0 55\.0 to 57\.0 1,234", text)
+    assert "3 evaluation images were seen in pretraining" in text
+
+
+def test_no_text_of_the_data_becomes_markup(make_run: MakeRun, tmp_path: Path) -> None:
+    page = page_of(make_run("<svg onload=alert(2)>"), tmp_path=tmp_path)
+    assert "onerror=alert(1)" in page.text
+    for tag, attributes in page.elements:
+        assert not any(name.startswith("on") for name in attributes), (tag, attributes)
+        assert attributes.get("src", "data:").startswith("data:")
+        assert attributes.get("src") != "x"
+    scripts = [attributes for tag, attributes in page.elements if tag == "script"]
+    assert [script.get("type") for script in scripts] == ["application/json", None]
+    assert page.raw.count("</script>") == 2
+
+
+def test_the_page_needs_no_network_and_runs_only_its_own_script(make_run: MakeRun, tmp_path: Path) -> None:
+    page = page_of(make_run(), tmp_path=tmp_path)
+    assert not [a for tag, a in page.elements if tag in ("link", "iframe", "object", "base")]
+    assert not re.search(
+        r"""(?:src|href)=["']?(?:https?:)?//|url\((?!data:)|@import|fetch\(|XMLHttpRequest""", page.raw
+    )
+    policy = next(a["content"] for tag, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
+    script = re.findall(r"<script>(.*?)</script>", page.raw, re.DOTALL)[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy
+
+
+def test_everything_that_can_be_pressed_has_a_name_and_is_reached_by_keyboard(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    page = page_of(make_run(), tmp_path=tmp_path)
+    canvas = next(a for tag, a in page.elements if tag == "canvas")
+    assert canvas["tabindex"] == "0"
+    assert canvas["aria-label"]
+    buttons = [a for tag, a in page.elements if tag == "button"]
+    assert len(buttons) > 50
+    assert all(button.get("aria-label") for button in buttons)
+    assert all(a.get("alt") is not None for tag, a in page.elements if tag == "img")
+    charts = [a for tag, a in page.elements if tag == "svg"]
+    assert charts
+    assert all(chart.get("aria-label") for chart in charts)
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1
+    assert all(later - earlier <= 1 for earlier, later in itertools.pairwise(levels))
+
+
+def test_a_bare_run_says_which_command_adds_what(make_run: MakeRun, tmp_path: Path) -> None:
+    text = page_of(make_run(bare=True), tmp_path=tmp_path).text
+    for words in ("barlow evaluate", "barlow report", "not measured yet", "not checked yet", "Nothing was logged"):
+        assert words in text
+
+
+def test_runs_stand_side_by_side_and_differences_come_first(make_run: MakeRun, tmp_path: Path) -> None:
+    one, two = make_run("one"), make_run("two")
+    config = (two.path / "config.json").read_text().replace('"epochs": 100', '"epochs": 7')
+    (two.path / "config.json").write_text(config)
+    page = page_of(one, two, tmp_path=tmp_path)
+    assert "2 runs side by side" in page.text
+    assert re.search(r"Settings \(1 differ\) Name one two training\.epochs 100 7", page.text)
+    assert [a["data-map"] for tag, a in page.elements if tag == "canvas"] == ["0", "1"]
+    assert page.raw.count("data:image/jpeg") == 1  # equal sheets of thumbnails are stored once
+
+
+def test_curves_carry_the_logged_values(make_run: MakeRun, tmp_path: Path) -> None:
+    page = page_of(make_run(), tmp_path=tmp_path)
+    loss = next(a for tag, a in page.elements if a.get("aria-label", "").startswith("Loss by epoch"))
+    assert '"x":[0.0,1.0,2.0,3.0,4.0,5.0],"y":[90.0,80.0,70.0,60.0,50.0,40.0]' in loss["data-lines"]
+    assert '"n":"first, held-out"' in loss["data-lines"]
+    assert "from 90 to 40" in loss["aria-label"]
+
+
+@pytest.mark.parametrize(("value", "words"), [(0.2, "behind"), (0.5, "not clearly ahead of"), (0.9, "ahead of")])
+def test_a_score_is_judged_against_its_strongest_baseline(
+    value: float, words: str, make_run: MakeRun, tmp_path: Path
+) -> None:
+    run = make_run(pictures=False)
+    result = run.evaluations()[-1] | {"value": value, "interval": [value - 0.01, value + 0.01]}
+    strongest = {"raw-pixels": {"value": 0.505, "interval": [0.49, 0.52]}, "random-init": {"value": 0.1}}
+    run.save_evaluation(result | {"protocol": "linear", "baselines": strongest})
+    assert f": {words}" in page_of(run, tmp_path=tmp_path).text
+
+
+def test_no_runs_or_too_many_are_one_clear_line(make_run: MakeRun, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="1 to 8 runs, got 0"):
+        write_report([], tmp_path / "page.html")
+    with pytest.raises(InputError, match="got 9"):
+        write_report([make_run(bare=True)] * 9, tmp_path / "page.html")
+    with pytest.raises(InputError, match="no run to report on"):
+        report([])
+
+
+def test_the_command_makes_missing_pictures_once(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run(pictures=False)
+    page = report([run.path], data=tmp_path / "data.npz", points=30)
+    assert page == run.path / "report.html"
+    made = (run.path / "gallery.npz").stat().st_mtime_ns
+    report([run.path], data=tmp_path / "data.npz", points=30)
+    assert (run.path / "gallery.npz").stat().st_mtime_ns == made
+    report([run.path], data=tmp_path / "data.npz", points=20)
+    assert (run.path / "gallery.npz").stat().st_mtime_ns != made
+
+
+def test_the_command_writes_a_page_although_the_data_has_gone(make_run: MakeRun) -> None:
+    run = make_run(pictures=False)
+    assert "No pictures of first" in Page(report([run.path])).text
