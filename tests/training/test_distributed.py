@@ -1,10 +1,13 @@
 """Several processes on one machine: collectives, and an end for all when one fails, with the reason."""
 
+import contextlib
+import random
 import socket
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -59,12 +62,18 @@ class Outcome:
         return [int(line.split()[2]) for line in self.out if line.startswith("exit")]
 
 
+def free_port() -> int:
+    """Below the range that the kernel hands out by itself, so that no outgoing connection takes it meanwhile."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
 def rehearse(main: str, size: int) -> Outcome:
     """Run `main` (source of a function `main()`) in `size` forked processes that know of each other as by torchrun."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    prologue, fork = PROLOGUE.format(size=size, port=port).split("children = []")
+    prologue, fork = PROLOGUE.format(size=size, port=free_port()).split("children = []")
     begin = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", f"{prologue}\n{main}\nchildren = []{fork}"], capture_output=True, text=True, timeout=120
@@ -102,7 +111,7 @@ def test_more_processes_than_gpus_are_refused_in_one_line(monkeypatch: pytest.Mo
 
 COLLECTIVES = """
 def main():
-    world = set_up("cpu")
+    world = set_up("cpu", timeout_s=30)
     with ending_together(world):
         assert any_rank(world.rank == 1) and not any_rank(False)
         assert gather({"rank": world.rank}) == [{"rank": 0}, {"rank": 1}, {"rank": 2}]
@@ -126,7 +135,7 @@ def test_collectives_give_the_same_answer_on_every_rank() -> None:
 
 RAISING = """
 def main():
-    world = set_up("cpu")
+    world = set_up("cpu", timeout_s=30)
     try:
         with ending_together(world, lost_after_s=6):
             dist.barrier()
@@ -152,7 +161,7 @@ def test_an_exception_on_one_rank_ends_all_with_its_reason() -> None:
 
 KILLED = """
 def main():
-    world = set_up("cpu")
+    world = set_up("cpu", timeout_s=30)
     with ending_together(world, lost_after_s=3):
         dist.barrier()
         if world.rank == {victim}:
@@ -178,6 +187,36 @@ def test_the_loss_of_the_rank_that_holds_the_store_ends_all_too() -> None:
     assert "rank 1 ends: 127.0.0.1, which ties the ranks together, does not answer any more" in outcome.err
 
 
+RESTARTED = """
+import os
+import torch.distributed as dist
+from barlow.training.distributed import any_rank, ending_together, gather, set_up, shut_down
+
+attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
+world = set_up("cpu", timeout_s=30)
+with ending_together(world):
+    dist.barrier()
+    if attempt == "0" and world.rank == 0:
+        os._exit(9)
+    if attempt == "0":
+        any_rank(False)
+    print(f"attempt {attempt} met {gather(world.rank)}", flush=True)
+shut_down()
+"""
+
+
+@pytest.mark.slow
+def test_ranks_that_torchrun_restarts_meet_again_and_not_the_dead(tmp_path: Path) -> None:
+    """torchrun gives the second attempt the store of the first, with the addresses of its processes."""
+    (tmp_path / "restarted.py").write_text(RESTARTED)
+    launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", *launch, str(tmp_path / "restarted.py")], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["attempt 1 met [0, 1]"] * 2
+
+
 SHARDED = """
 import copy
 from torch import nn
@@ -195,7 +234,7 @@ def train(net):
     return norm
 
 def main():
-    set_up("cpu")
+    set_up("cpu", timeout_s=30)
     torch.manual_seed(0)
     whole = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3))
     parts = copy.deepcopy(whole)

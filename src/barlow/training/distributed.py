@@ -58,8 +58,50 @@ def set_up(device: str, timeout_s: float = COLLECTIVE_TIMEOUT_S) -> World:
                 "use torchrun --nproc-per-node with at most as many, or --device cpu."
             )
         torch.cuda.set_device(world.local_rank)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=datetime.timedelta(seconds=timeout_s))
+    timeout = datetime.timedelta(seconds=timeout_s)
+    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+    dist.init_process_group(backend, store=_meet(world, timeout), rank=rank, world_size=size, timeout=timeout)
     return world
+
+
+def _meet(world: World, timeout: datetime.timedelta) -> Any:
+    """A part of the launcher's key-value store that only the living ranks of this attempt know.
+
+    torchrun keeps its store over restarts, with the addresses of the dead processes in it, and its count of restarts
+    differs between machines. So every rank says hello under a name made up now, and the main rank, once it lives,
+    answers each name with a token made up now.
+    """
+    hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store = _connect(timeout, is_master=world.is_main and not hosted)
+    if world.is_main:
+        token = uuid.uuid4().hex
+        _welcome(store, token, set(range(1, world.size)), time.monotonic() + timeout.total_seconds())
+    else:
+        name = uuid.uuid4().hex
+        store.set(f"hello/{world.rank}", name)
+        token = store.get(f"welcome/{name}").decode()
+        store.set(f"{token}/here/{world.rank}", "")
+    return dist.PrefixStore(token, store)  # type: ignore[attr-defined]
+
+
+def _welcome(store: Any, token: str, absent: set[int], deadline: float) -> None:
+    """Answer every hello, those of dead ranks too, until all living ranks have taken the token."""
+    while absent:
+        for rank in sorted(absent):
+            if store.check([f"hello/{rank}"]):
+                store.set(f"welcome/{store.get(f'hello/{rank}').decode()}", token)
+            if store.check([f"{token}/here/{rank}"]):
+                absent.discard(rank)
+        if absent and time.monotonic() > deadline:
+            raise RuntimeError(f"ranks {sorted(absent)} did not arrive in time")
+        time.sleep(0.02)
+
+
+def _connect(timeout: datetime.timedelta, *, is_master: bool = False) -> Any:
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return dist.TCPStore(  # type: ignore[attr-defined]
+        host, port, is_master=is_master, timeout=timeout, wait_for_workers=False
+    )
 
 
 def shut_down() -> None:
@@ -186,12 +228,10 @@ class _Watch(threading.Thread):
 
 
 def _own_store(timeout_s: float) -> Any:
-    """A connection to the run's key-value store under a name no earlier attempt has used."""
+    """A connection of its own to the run's store: the group's may be blocked by a waiting collective."""
     token = from_main(uuid.uuid4().hex)
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    timeout = datetime.timedelta(seconds=timeout_s)
-    store = dist.TCPStore(host, port, is_master=False, timeout=timeout, wait_for_workers=False)  # type: ignore[attr-defined]
-    return dist.PrefixStore(f"barlow/{token}", store)  # type: ignore[attr-defined]
+    store = _connect(datetime.timedelta(seconds=timeout_s))
+    return dist.PrefixStore(f"{token}/watch", store)  # type: ignore[attr-defined]
 
 
 def _is_broken_connection(error: BaseException) -> bool:
