@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from barlow.data import Source, open_source
+from barlow.data.decode import IMAGE_SUFFIXES
+from barlow.data.files import from_files
 from barlow.errors import InputError, suggest
 from barlow.evaluation.features import Features, extract
 from barlow.evaluation.knn import nearest
@@ -169,7 +172,7 @@ def search(
     """
     encoder = run if isinstance(run, Encoder) else load_encoder(run)
     bank = _bank(encoder, data, device)
-    asked = embed_table(encoder, query, device=device)
+    asked = embed_table(encoder, _query_source(query, encoder), device=device)
     cosines, rows = nearest(bank.features.x, asked.features.x, min(k, len(bank.keys)))
     return [_matches(bank, *found) for found in zip(rows, cosines, strict=True)]
 
@@ -184,11 +187,26 @@ def _bank(encoder: Encoder, data: Any, device: str | None) -> FeatureTable:
 
 
 def _is_features(path: Path) -> bool:
-    """Whether an existing file holds features; an .npz may also be a data set of images."""
-    if path.suffix == ".parquet" or not path.is_file():
-        return path.suffix == ".parquet"
-    with np.load(path, allow_pickle=False) as stored:
-        return "encoder" in stored
+    """Whether an existing file holds features; both kinds of file may also be a data set of images."""
+    if not path.is_file():
+        return False
+    try:
+        if path.suffix == ".parquet":
+            return "features" in pq.read_schema(path).names
+        with np.load(path, allow_pickle=False) as stored:
+            return "encoder" in stored
+    except (OSError, ValueError, BadZipFile, pa.ArrowInvalid):
+        return False  # opening it as data tells what is wrong with it
+
+
+def _query_source(query: Any, encoder: Encoder) -> Source:
+    """What is asked for; unlike a data set it may be a single image file."""
+    if isinstance(query, Source):
+        return query
+    path = Path(query) if isinstance(query, str | Path) else None
+    if path is not None and path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES - {".npy"}:
+        return from_files(path.parent, [path.name], name=str(path), channels=_channels(encoder))
+    return open_source(query, channels=_channels(encoder))
 
 
 def _matches(bank: FeatureTable, rows: Ints, cosines: npt.NDArray[np.float32]) -> list[Match]:
