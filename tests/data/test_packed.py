@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from barlow.data import CorruptSample, Loader, open_source
+from barlow.data.packed import Index, read_or_build
 from barlow.errors import InputError
 
 
@@ -78,6 +79,16 @@ def test_a_damaged_or_outdated_index_is_built_again(tmp_path: Path) -> None:
     assert shades(open_source(tmp_path)) == list(range(6))
     shards(tmp_path, 2, 4)
     assert shades(open_source(tmp_path)) == list(range(8))
+
+
+def test_an_index_goes_to_the_next_place_where_the_first_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    places = (tmp_path / "file" / "i.npz", tmp_path / "cache" / "i.npz")
+    one = np.ones(1, np.int64)
+    built = [read_or_build(places, lambda: Index(["a"], one, one, one, classes=("x",))) for _ in range(2)]
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["i.npz"]
+    assert built[1].keys == built[0].keys == ["a"]
+    assert built[1].classes == ("x",)
 
 
 def test_json_labels_and_foreign_members(tmp_path: Path) -> None:
