@@ -26,7 +26,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 def extra_bytes(n: int, d: int, form: str = "auto", block: int = 0, kind: str = "plain") -> int:
-    # glibc gives freed memory back at once above 32 MiB, as the blocks are by default; ask the same of small test blocks.
+    # glibc gives freed memory back at once above 32 MiB, which blocks are by default; small test blocks need telling.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     command = [sys.executable, "-c", STEP, str(n), str(d), form, str(block), kind]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=280, env=environment)
