@@ -1,18 +1,21 @@
 """From data to results: splits, baselines, warnings, refusals, and files."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from barlow.config import PretrainConfig, config_to_dict
 from barlow.data import Source
 from barlow.data.arrays import from_array
 from barlow.errors import InputError
 from barlow.evaluation import KNN, PROTOCOLS, Retrieval, encoder_hash, evaluate, random_init, raw_pixels
 from barlow.evaluation.evaluate import split_data
-from barlow.models import Encoder, Preprocess, build_encoder
+from barlow.models import Encoder, Preprocess, build_encoder, save_encoder
+from barlow.run import Run, write_json
 
 CLASSES = 4
 
@@ -91,11 +94,11 @@ def test_a_held_out_split_is_stratified_seeded_and_disjoint() -> None:
     assert set(other.test.indices) != set(splits.test.indices)
 
 
-def test_data_with_its_own_test_split_is_scored_on_that(tmp_path: object) -> None:
+def test_data_with_its_own_test_split_is_scored_on_that(tmp_path: Path) -> None:
     train, test = patterns(80, 0), patterns(40, 1)
     assert train.labels is not None
     assert test.labels is not None
-    path = f"{tmp_path}/data.npz"
+    path = tmp_path / "data.npz"
     pixels = [torch.stack([source.read(i) for i in range(len(source))]).numpy()[:, 0] for source in (train, test)]
     np.savez(path, x_train=pixels[0], y_train=train.labels, x_test=pixels[1], y_test=test.labels)
     (result,) = evaluate(wrapped(Oracle()), path, (KNN(3),), baselines=())
@@ -187,6 +190,48 @@ def _named() -> Encoder:
     encoder = build_encoder("resnet10-narrow", channels=1, image_size=8)
     encoder.preprocess = Preprocess(8, 1, (0.0,), (1.0,))
     return encoder
+
+
+def run_on(data: object, folder: Path, n_held: int) -> Run:
+    """A run folder as pretraining leaves it, with the pixels' encoder of `wrapped` replaced by a fresh small one."""
+    encoder = _named()
+    assert encoder.preprocess is not None
+    save_encoder(encoder, encoder.preprocess, folder)
+    write_json(folder / "config.json", config_to_dict(PretrainConfig()))
+    write_json(folder / "run.json", {"data_name": str(data), "n": 40, "n_held": n_held, "channels": 1})
+    return Run(folder)
+
+
+def test_a_runs_results_are_saved_and_say_which_images_pretraining_saw(tmp_path: Path) -> None:
+    source = patterns(40)
+    path = tmp_path / "data.npz"
+    pixels = torch.stack([source.read(i) for i in range(40)]).numpy()[:, 0]
+    np.savez(path, x=pixels, y=source.labels)  # type: ignore[arg-type]
+    run = run_on(path, tmp_path / "all", n_held=0)
+    (result,) = evaluate(run, path, (KNN(3),), baselines=())
+    assert result.warnings == ("8 of 8 evaluation images were seen, without labels, in pretraining",)
+    (saved,) = run.evaluations()
+    assert saved == json.loads(json.dumps(result.to_dict()))
+    part = run_on(path, tmp_path / "part", n_held=20)
+    (result,) = evaluate(part.path, path, (KNN(3),), baselines=())
+    assert 0 < int(result.warnings[0].split()[0]) < 8  # some were held out of pretraining
+    (result,) = evaluate(run, patterns(40, seed=9), (KNN(3),), baselines=(), save=False)
+    assert result.warnings == ()
+    assert len(run.evaluations()) == 1
+
+
+def test_a_source_that_is_one_split_already_is_not_its_own_test_set() -> None:
+    source = patterns(40)
+    source.split_names = ("train", "test")
+    splits = split_data(source, channels=1, held_out=0.25, seed=0)
+    assert not set(splits.train.indices) & set(splits.test.indices)
+
+
+def test_protocols_on_annotated_folders_refuse_other_data() -> None:
+    with pytest.raises(InputError, match="layout of VOC or COCO, got digits"):
+        evaluate(wrapped(Oracle()), "digits", ("voc07-svm",))
+    with pytest.raises(InputError, match="Did you mean 'mask-rcnn'"):
+        evaluate(wrapped(Oracle()), patterns(), ("mask-rcn",))
 
 
 def test_every_protocol_name_stands_for_protocols_with_names_of_their_own() -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from barlow.errors import InputError
+from barlow.evaluation import evaluate
 from barlow.evaluation.voc07 import eleven_point_ap, mean_ap, voc07
 from barlow.models import Encoder, Preprocess, build_encoder
 
@@ -65,7 +66,7 @@ def encoder(module: nn.Module) -> Encoder:
 
 def test_features_that_tell_the_colours_score_one_and_constant_ones_do_not(tmp_path: Path) -> None:
     root = colours(tmp_path / "VOC2007")
-    result = voc07(encoder(Channels()), root, baselines=("raw-pixels",))
+    (result,) = evaluate(encoder(Channels()), root, ("voc07-svm",), baselines=("raw-pixels",))
     assert result.value == pytest.approx(1.0)
     assert (result.metric, result.n, result.n_train) == ("11-point mAP", 40, 40)
     assert set(result.details["per_class"]) == {"red", "green"}

@@ -34,11 +34,13 @@ def cross_correlation(z_a: Floats, z_b: Floats) -> NDArray[np.float64]:
     """C = Za' Zb / N [D, D] of two batches of views [N, D], each feature standardised (biased variance, eps 1e-5)."""
     if z_a.shape != z_b.shape or z_a.ndim != 2 or len(z_a) < 2:
         raise InputError(f"two views must be [N, D] of one shape with N of 2 or more, got {z_a.shape} and {z_b.shape}")
-    a, b = (_standardise(z.astype(np.float64)) for z in (z_a, z_b))
+    a, b = standardise(z_a), standardise(z_b)
     return np.asarray(a.T @ b / len(a))
 
 
-def _standardise(z: NDArray[np.float64]) -> NDArray[np.float64]:
+def standardise(embeddings: Floats) -> NDArray[np.float64]:
+    """Every feature of [N, D] with mean 0 and variance 1, as the objective does it."""
+    z = embeddings.astype(np.float64)
     return np.asarray((z - z.mean(axis=0)) / np.sqrt(z.var(axis=0) + EPS))
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.distance import pdist  # type: ignore[import-untyped]
+from scipy.spatial.distance import pdist
 
 from barlow.errors import InputError
 

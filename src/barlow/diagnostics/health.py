@@ -7,7 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from barlow.diagnostics.collapse import correlation_sample, correlation_summary, dead_share, relative_spread
+from barlow.diagnostics.collapse import (
+    correlation_sample,
+    correlation_summary,
+    dead_share,
+    relative_spread,
+    standardise,
+)
 from barlow.diagnostics.forward import forward
 from barlow.diagnostics.geometry import alignment, class_distances, uniformity
 from barlow.diagnostics.lidar import lidar
@@ -100,7 +106,8 @@ def _features(a: Floats, b: Floats) -> dict[str, float]:
 
 
 def _embeddings(a: Floats, b: Floats) -> dict[str, float]:
-    return {"embedding_effective_rank": effective_rank(a), **correlation_summary(a, b)}
+    """Of features on one scale, as the objective sees them."""
+    return {"embedding_effective_rank": effective_rank(standardise(a)), **correlation_summary(a, b)}
 
 
 def _mixing(encoder: nn.Module, projector: nn.Module, images: Tensor) -> dict[str, dict[str, float]]:

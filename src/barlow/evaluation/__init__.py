@@ -1,7 +1,7 @@
 """Features of a frozen encoder, and what they are worth: k-NN, linear, few-shot, retrieval, transfer, detection."""
 
 from barlow.evaluation.baselines import principal_pixels, random_init, raw_pixels
-from barlow.evaluation.evaluate import BASELINES, Result, evaluate
+from barlow.evaluation.evaluate import evaluate
 from barlow.evaluation.features import Features, extract, join
 from barlow.evaluation.few_shot import FewShotScore, few_shot, ridge_predict
 from barlow.evaluation.frozen import encoder_hash, eval_mode, frozen
@@ -10,6 +10,7 @@ from barlow.evaluation.knn import knn_accuracy, knn_predict, nearest
 from barlow.evaluation.linear import LinearProbe, choose_c, fit_linear, linear_probe
 from barlow.evaluation.protocols import KNN, PROTOCOLS, FewShot, Linear, Retrieval
 from barlow.evaluation.retrieval import average_precision, recall_at
+from barlow.evaluation.session import BASELINES, Result
 from barlow.evaluation.task import EvaluationProtocol, Score, Subset, Task
 
 __all__ = [

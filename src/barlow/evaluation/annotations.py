@@ -34,6 +34,31 @@ def read_coco(path: str | Path) -> Coco:
     return coco
 
 
+def find_parts(root: str | Path) -> tuple[tuple[Path, Coco], tuple[Path, Coco]]:
+    """(folder of images, annotations) to train on and to test on.
+
+    VOC: splits trainval and test of `ImageSets/Main`, with `Annotations/` and `JPEGImages/`. COCO:
+    `annotations/instances_train*.json` and `instances_val*.json`, with the images in folders `train*` and `val*`.
+    Raises InputError for any other layout.
+    """
+    folder = Path(root)
+    if (folder / "ImageSets" / "Main").is_dir():
+        train = read_voc(folder, "trainval")
+        test = read_voc(folder, "test", [category["name"] for category in train["categories"]])
+        return (folder / "JPEGImages", train), (folder / "JPEGImages", test)
+    return _coco_part(folder, "train"), _coco_part(folder, "val")
+
+
+def _coco_part(root: Path, part: str) -> tuple[Path, Coco]:
+    files = sorted((root / "annotations").glob(f"instances_{part}*.json"))
+    if len(files) != 1:
+        raise InputError(
+            f"{root} is not in the layout of VOC or COCO: expected ImageSets/Main, or one annotations/"
+            f"instances_{part}*.json, found {len(files)}"
+        )
+    return root / files[0].stem.removeprefix("instances_"), read_coco(files[0])
+
+
 def read_voc(root: str | Path, split: str, classes: Sequence[str] | None = None) -> Coco:
     """VOC annotations (`Annotations/*.xml` of the images in `ImageSets/Main/<split>.txt`) as COCO tables.
 

@@ -19,10 +19,10 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from barlow.data import open_source
 from barlow.errors import InputError
-from barlow.evaluation.annotations import Annotated, Coco, coco_tools
-from barlow.evaluation.evaluate import Result, Splits, measure
+from barlow.evaluation.annotations import Annotated, Coco, coco_tools, find_parts
 from barlow.evaluation.features import preprocess_of
 from barlow.evaluation.intervals import LEVEL
+from barlow.evaluation.session import Result, Splits, measure
 from barlow.evaluation.task import Score, Task
 from barlow.models import Encoder, load_encoder
 from barlow.run import Run
@@ -135,9 +135,10 @@ def build_detector(encoder: Encoder, classes: int, how: DetectorTraining, *, see
             "box_batch_size_per_image": how.sampled,
             "box_roi_pool": MultiScaleRoIAlign(levels, output_size=7, sampling_ratio=2),
         }
-        if not how.masks:
-            return FasterRCNN(backbone, **shared)
-        return MaskRCNN(backbone, mask_roi_pool=MultiScaleRoIAlign(levels, 14, 2), **shared)
+        if how.masks:
+            shared["mask_roi_pool"] = MultiScaleRoIAlign(levels, output_size=14, sampling_ratio=2)
+        detector: nn.Module = (MaskRCNN if how.masks else FasterRCNN)(backbone, **shared)
+        return detector
 
 
 def train_detector(
@@ -297,7 +298,7 @@ def evaluate_detection(
 ) -> Result:
     """Fine-tune and score a detector on (folder of images, annotations) pairs; see `read_coco` and `read_voc`.
 
-    `settings` are those of `barlow.evaluation.evaluate.measure` (seed, device, ...).
+    `settings` are those of `barlow.evaluation.session.measure` (seed, device, ...).
 
     Raises
     ------
@@ -307,9 +308,17 @@ def evaluate_detection(
     """
     encoder = run if isinstance(run, Encoder) else load_encoder(run)
     channels = preprocess_of(encoder).channels
-    parts = [Annotated.match(open_source(folder, channels=channels), coco) for folder, coco in (train, test)]
-    if parts[0].categories != parts[1].categories:
-        raise InputError(f"the two parts name different categories: {parts[0].categories} and {parts[1].categories}")
-    splits = Splits(parts[0].images, parts[1].images, "as given: fine-tuned on the first part, scored on the second")
-    (result,) = measure(run, splits, [Detection(*parts, how or DetectorTraining())], **settings)
+    fit, check = (Annotated.match(open_source(folder, channels=channels), coco) for folder, coco in (train, test))
+    if fit.categories != check.categories:
+        raise InputError(f"the two parts name different categories: {fit.categories} and {check.categories}")
+    splits = Splits(fit.images, check.images, "as given: fine-tuned on the first part, scored on the second")
+    (result,) = measure(run, splits, [Detection(fit, check, how or DetectorTraining())], **settings)
     return result
+
+
+def detection_on_folder(
+    run: Run | Encoder | str | Path, root: str | Path, *, masks: bool = False, **settings: Any
+) -> Result:
+    """`evaluate_detection` with the usual schedule on a folder in VOC's or COCO's layout (see `find_parts`)."""
+    train, test = find_parts(root)
+    return evaluate_detection(run, train, test, DetectorTraining(masks=masks), **settings)

@@ -1,78 +1,39 @@
 """From a run and data to results: every score with its protocol, split, seed, interval and baselines."""
 
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from barlow.data import Source, holdout_split, open_source
 from barlow.errors import InputError, suggest
-from barlow.evaluation.baselines import PIXEL_SIDE, principal_pixels, random_init, raw_pixels
+from barlow.evaluation.detection import detection_on_folder
 from barlow.evaluation.features import preprocess_of
-from barlow.evaluation.frozen import frozen
-from barlow.evaluation.intervals import LEVEL
-from barlow.evaluation.overlap import content_hashes, overlap
 from barlow.evaluation.protocols import PROTOCOLS
-from barlow.evaluation.task import EvaluationProtocol, Score, Subset, Task
+from barlow.evaluation.session import Result, Splits, everything, known_name, measure
+from barlow.evaluation.task import EvaluationProtocol, Subset
+from barlow.evaluation.voc07 import voc07
 from barlow.models import Encoder, load_encoder
 from barlow.run import Run
 
 Data = str | Path | NDArray[Any] | Tensor | Source
 
-BASELINES: dict[str, Callable[[Encoder, Subset, int], Encoder]] = {
-    "raw-pixels": lambda encoder, train, seed: raw_pixels(encoder),
-    "pca-pixels": lambda encoder, train, seed: principal_pixels(encoder, train.source, train.indices),
-    "random-init": lambda encoder, train, seed: random_init(encoder, seed=seed),
+ON_FOLDERS: dict[str, Callable[..., Result]] = {
+    "voc07-svm": voc07,
+    "faster-rcnn": detection_on_folder,
+    "mask-rcnn": partial(detection_on_folder, masks=True),
 }
-"""Encoders made from the one under test and the training split."""
+"""Protocols by name whose data is a folder in a layout of its own: VOC's, or COCO's."""
 
 TRAIN_SPLITS = ("trainval", "train")
 """Names of a data set's own training split, the first that exists is taken."""
 
 TEST_SPLITS = ("test", "val", "valid", "validation")
 """Names of a data set's own evaluation split, the first that exists is taken."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """One score and everything needed to repeat or to doubt it."""
-
-    protocol: str
-    data: str
-    metric: str
-    value: float
-    interval: tuple[float, float]
-    n: int
-    n_train: int
-    split: str
-    seed: int
-    settings: Mapping[str, Any]
-    wall_s: float
-    encoder_hash: str
-    baselines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-    details: Mapping[str, Any] = field(default_factory=dict)
-    finished: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {**asdict(self), "interval": list(self.interval), "warnings": list(self.warnings)}
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Training and evaluation samples, and in words where they come from."""
-
-    train: Subset
-    test: Subset
-    words: str
 
 
 def evaluate(
@@ -92,7 +53,8 @@ def evaluate(
     """Measure a run's encoder on labelled data, by each protocol, beside the baselines.
 
     Data with a test split of its own is evaluated on that; otherwise `held_out` of every class is held out, drawn
-    from `seed`, and the result says so. `protocols` are names (`PROTOCOLS`) or protocol objects. Baselines go
+    from `seed`, and the result says so. `protocols` are names (`PROTOCOLS`, or `ON_FOLDERS` when `data` is a folder
+    with annotations) or protocol objects. Baselines go
     through the same protocol. `check_overlap` hashes the images of both splits (and of pretraining, where the
     run knows its data) and warns about images that are in two of them. Results of a run are saved in its folder.
 
@@ -101,72 +63,46 @@ def evaluate(
     InputError
         Unknown names, data without labels, images the encoder cannot read.
     """
-    chosen = resolve(protocols)
+    asked = [protocols] if isinstance(protocols, str) else list(protocols)
+    settings: dict[str, Any] = {
+        "seed": seed,
+        "baselines": baselines,
+        "batch_size": batch_size,
+        "device": device,
+        "workers": workers,
+        "check_overlap": check_overlap,
+        "save": save,
+    }
+    on_folders = [name for name in asked if isinstance(name, str) and name in ON_FOLDERS]
+    results = [ON_FOLDERS[name](run, _folder(data, name), **settings) for name in on_folders]
+    if on_folders and len(on_folders) == len(asked):
+        return results
+    chosen = resolve([item for item in asked if item not in on_folders])
     encoder = run if isinstance(run, Encoder) else load_encoder(run)
     splits = split_data(data, channels=preprocess_of(encoder).channels, held_out=held_out, seed=seed)
-    return measure(
-        run,
-        splits,
-        chosen,
-        seed=seed,
-        baselines=baselines,
-        batch_size=batch_size,
-        device=device,
-        workers=workers,
-        check_overlap=check_overlap,
-        save=save,
-    )
+    return results + measure(run, splits, chosen, **settings)
 
 
-def measure(
-    run: Run | Encoder | str | Path,
-    splits: Splits,
-    protocols: Iterable[EvaluationProtocol],
-    *,
-    seed: int = 0,
-    baselines: Sequence[str] = ("raw-pixels", "random-init"),
-    batch_size: int = 256,
-    device: str | torch.device | None = None,
-    workers: int = 0,
-    check_overlap: bool = True,
-    save: bool = True,
-) -> list[Result]:
-    """`evaluate` on splits that are given."""
-    names = [_known("baseline", name, BASELINES) for name in baselines]
-    encoder = run if isinstance(run, Encoder) else load_encoder(run)
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    home = None if isinstance(run, Encoder) else _run_of(run)
-    warnings = _warnings(splits, home) if check_overlap else ()
-    base = Task(encoder.to(target), splits.train, splits.test, seed, batch_size, target, workers)
-    results = Session(base, names, splits.words, warnings).measure(protocols)
-    if save and home is not None:
-        for result in results:
-            home.save_evaluation(result.to_dict())
-    return results
+def _folder(data: Data, protocol: str) -> Path:
+    if isinstance(data, str | Path) and Path(data).is_dir():
+        return Path(data)
+    given = data if isinstance(data, str | Path) else f"a {type(data).__name__}"
+    raise InputError(f"{protocol} reads a folder in the layout of VOC or COCO, got {given}")
 
 
 def resolve(protocols: Iterable[str | EvaluationProtocol]) -> list[EvaluationProtocol]:
     """Protocol objects of names and objects; a name may stand for several (`few-shot`)."""
     chosen: list[EvaluationProtocol] = []
-    for item in [protocols] if isinstance(protocols, str) else protocols:
-        chosen += PROTOCOLS[_known("protocol", item, PROTOCOLS)] if isinstance(item, str) else [item]
+    for item in protocols:
+        chosen += PROTOCOLS[_protocol(item)] if isinstance(item, str) else [item]
     if not chosen:
-        raise InputError(f"no protocol was asked for. {suggest('', PROTOCOLS)}")
+        raise InputError(f"no protocol was asked for. {suggest('', [*PROTOCOLS, *ON_FOLDERS])}")
     return chosen
 
 
-def _known(what: str, name: str, options: Iterable[str]) -> str:
-    if name not in options:
-        raise InputError(f"unknown {what} '{name}'. {suggest(name, options)}")
+def _protocol(name: str) -> str:
+    known_name("protocol", name, [*PROTOCOLS, *ON_FOLDERS])
     return name
-
-
-def _run_of(run: Run | str | Path) -> Run | None:
-    """The run folder, or None for an encoder file that stands alone."""
-    try:
-        return Run(run)
-    except InputError:
-        return None
 
 
 def split_data(data: Data, *, channels: int, held_out: float, seed: int) -> Splits:
@@ -174,141 +110,19 @@ def split_data(data: Data, *, channels: int, held_out: float, seed: int) -> Spli
 
     Raises InputError where there are no labels.
     """
-    whole = _open(data, None, channels)
+    whole = data if isinstance(data, Source) else open_source(data, channels=channels)
     own = next((name for name in TEST_SPLITS if name in whole.split_names), None)
     fit = next((name for name in TRAIN_SPLITS if name in whole.split_names), None)
-    if own is not None and fit is not None:
-        train, test = (_labelled(_all(_open(data, name, channels))) for name in (fit, own))
+    if own is not None and fit is not None and not isinstance(data, Source):  # a source is one split already
+        train, test = (_labelled(everything(open_source(data, split=name, channels=channels))) for name in (fit, own))
         return Splits(train, test, f"the data's own: fitted on {fit}, scored on {own}")
-    everything = _labelled(_all(whole))
-    kept, held = holdout_split(everything.labels, share=held_out, seed=seed)
-    rows = everything.indices
+    labelled = _labelled(everything(whole))
+    kept, held = holdout_split(labelled.labels, share=held_out, seed=seed)
+    rows = labelled.indices
     words = f"{held_out:.0%} held out of every class, seed {seed}"
     return Splits(Subset(whole, rows[kept]), Subset(whole, rows[held]), words)
-
-
-def _open(data: Data, split: str | None, channels: int) -> Source:
-    return data if isinstance(data, Source) else open_source(data, split=split, channels=channels)
-
-
-def _all(source: Source) -> Subset:
-    return Subset(source, np.arange(len(source), dtype=np.int64))
 
 
 def _labelled(part: Subset) -> Subset:
     """The samples that have a label (unlabelled ones are numbered below zero)."""
     return Subset(part.source, part.indices[part.labels >= 0])
-
-
-@dataclass
-class Session:
-    """Protocols over one task; every baseline's encoder and features are made once."""
-
-    task: Task
-    baselines: Sequence[str]
-    split: str
-    warnings: tuple[str, ...] = ()
-    left_out: dict[str, str] = field(default_factory=dict)
-    """Baselines that could not be made, and why."""
-    _tasks: dict[str, Task] = field(default_factory=dict)
-
-    def measure(self, protocols: Iterable[EvaluationProtocol]) -> list[Result]:
-        """One result per protocol. Raises RuntimeError if a protocol changed the encoder."""
-        results = []
-        for protocol in protocols:
-            with frozen(self.task.encoder) as digest:
-                score, wall = _timed(protocol, self.task)
-            beside = {name: self._baseline(protocol, name) for name in self.baselines if name in protocol.baselines}
-            results.append(self._result(protocol.name, score, wall, digest, beside))
-        return results
-
-    def _baseline(self, protocol: EvaluationProtocol, name: str) -> dict[str, Any]:
-        task = self._task(name)
-        if task is None:
-            return {}
-        score, _ = _timed(protocol, task)
-        return {"value": score.value, "interval": list(score.interval)}
-
-    def _task(self, name: str) -> Task | None:
-        if name not in self._tasks and name not in self.left_out:
-            try:
-                encoder = BASELINES[name](self.task.encoder, self.task.train_set, self.task.seed)
-            except InputError as error:
-                self.left_out[name] = str(error)
-                return None
-            self._tasks[name] = self.task.with_encoder(encoder)
-        return self._tasks.get(name)
-
-    def _result(
-        self, protocol: str, score: Score, wall: float, digest: str, beside: dict[str, dict[str, Any]]
-    ) -> Result:
-        skipped = tuple(f"baseline {name} left out: {reason}" for name, reason in self.left_out.items())
-        return Result(
-            protocol=protocol,
-            data=self.task.test_set.source.name,
-            metric=score.metric,
-            value=score.value,
-            interval=score.interval,
-            n=score.n,
-            n_train=score.n_train,
-            split=self.split,
-            seed=self.task.seed,
-            settings={**self._common_settings(), **score.settings},
-            wall_s=round(wall, 3),
-            encoder_hash=digest,
-            baselines={name: values for name, values in beside.items() if values},
-            warnings=self.warnings + skipped,
-            details=score.details,
-            finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
-
-    def _common_settings(self) -> dict[str, Any]:
-        """What every protocol shares, unless its own settings say otherwise."""
-        preprocess = preprocess_of(self.task.encoder)
-        return {
-            "interval_level": LEVEL,
-            "image_size": preprocess.image_size,
-            "resize": preprocess.resize or preprocess.image_size,
-            "interpolation": preprocess.interpolation,
-            "encoder_mode": "eval",
-            "raw_pixels_side": min(preprocess.image_size, PIXEL_SIDE),
-            "device": self.task.device.type,
-            "batch_size_of_extraction": self.task.batch_size,
-        }
-
-
-def _timed(protocol: EvaluationProtocol, task: Task) -> tuple[Score, float]:
-    """The score, and the seconds it took with the features it needs, whether or not they were there already."""
-    before, started = task.extraction_s, time.perf_counter()
-    score = protocol.score(task)
-    return score, time.perf_counter() - started + before
-
-
-def _warnings(splits: Splits, run: Run | None) -> tuple[str, ...]:
-    test, found = splits.test, []
-    train_hashes = set(content_hashes(splits.train))
-    shared = overlap(test, train_hashes)
-    if shared:
-        found.append(f"{shared} of {len(test)} evaluation images are also in the labelled training split")
-    trained = _pretraining_set(run)
-    if trained is not None:
-        seen = overlap(test, set(content_hashes(trained)))
-        if seen:
-            found.append(f"{seen} of {len(test)} evaluation images were seen, without labels, in pretraining")
-    return tuple(found)
-
-
-def _pretraining_set(run: Run | None) -> Subset | None:
-    """The samples the run was trained on, or None where its data cannot be opened (an array, a folder that is gone)."""
-    if run is None or "data_name" not in run.facts:
-        return None
-    config, facts = run.config, run.facts
-    try:
-        source = open_source(facts["data_name"], split=config.data.split, channels=facts["channels"])
-    except InputError:
-        return None
-    everything = _all(source)
-    if not facts["n_held"] or len(source) != facts["n"]:
-        return everything
-    trained, _ = holdout_split(len(source), share=facts["n_held"] / len(source), seed=config.training.seed)
-    return Subset(source, trained)

@@ -11,9 +11,9 @@ from sklearn.svm import LinearSVC
 
 from barlow.data import Source, open_source
 from barlow.errors import InputError
-from barlow.evaluation.evaluate import Result, Splits, measure
 from barlow.evaluation.features import preprocess_of
 from barlow.evaluation.intervals import LEVEL
+from barlow.evaluation.session import Result, Splits, measure
 from barlow.evaluation.task import Score, Subset, Task
 from barlow.models import Encoder, load_encoder
 from barlow.run import Run
@@ -41,7 +41,7 @@ def voc07(
 ) -> Result:
     """Evaluate on a folder in VOC layout (`JPEGImages/`, `ImageSets/Main/<class>_<split>.txt`), such as VOC2007.
 
-    `settings` are those of `barlow.evaluation.evaluate.measure` (seed, baselines, device, ...); `jobs` processes
+    `settings` are those of `barlow.evaluation.session.measure` (seed, baselines, device, ...); `jobs` processes
     cross-validate at the same time.
 
     Raises

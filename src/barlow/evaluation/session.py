@@ -1,0 +1,223 @@
+"""Protocols run on one pair of splits, and the results they give."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from barlow.data import Source, holdout_split, open_source
+from barlow.errors import InputError, suggest
+from barlow.evaluation.baselines import PIXEL_SIDE, principal_pixels, random_init, raw_pixels
+from barlow.evaluation.features import preprocess_of
+from barlow.evaluation.frozen import frozen
+from barlow.evaluation.intervals import LEVEL
+from barlow.evaluation.overlap import content_hashes, overlap
+from barlow.evaluation.task import EvaluationProtocol, Score, Subset, Task
+from barlow.models import Encoder, load_encoder
+from barlow.run import Run
+
+BASELINES: dict[str, Callable[[Encoder, Subset, int], Encoder]] = {
+    "raw-pixels": lambda encoder, train, seed: raw_pixels(encoder),
+    "pca-pixels": lambda encoder, train, seed: principal_pixels(encoder, train.source, train.indices),
+    "random-init": lambda encoder, train, seed: random_init(encoder, seed=seed),
+}
+"""Encoders made from the one under test and the training split."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One score and everything needed to repeat or to doubt it."""
+
+    protocol: str
+    data: str
+    metric: str
+    value: float
+    interval: tuple[float, float]
+    n: int
+    n_train: int
+    split: str
+    seed: int
+    settings: Mapping[str, Any]
+    wall_s: float
+    encoder_hash: str
+    baselines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+    finished: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "interval": list(self.interval), "warnings": list(self.warnings)}
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Training and evaluation samples, and in words where they come from."""
+
+    train: Subset
+    test: Subset
+    words: str
+
+
+def measure(
+    run: Run | Encoder | str | Path,
+    splits: Splits,
+    protocols: Iterable[EvaluationProtocol],
+    *,
+    seed: int = 0,
+    baselines: Sequence[str] = ("raw-pixels", "random-init"),
+    batch_size: int = 256,
+    device: str | torch.device | None = None,
+    workers: int = 0,
+    check_overlap: bool = True,
+    save: bool = True,
+) -> list[Result]:
+    """`evaluate` on splits that are given."""
+    names = [known_name("baseline", name, BASELINES) for name in baselines]
+    encoder = run if isinstance(run, Encoder) else load_encoder(run)
+    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    home = None if isinstance(run, Encoder) else _run_of(run)
+    warnings = _warnings(splits, home) if check_overlap else ()
+    base = Task(encoder.to(target), splits.train, splits.test, seed, batch_size, target, workers)
+    results = Session(base, names, splits.words, warnings).measure(protocols)
+    if save and home is not None:
+        for result in results:
+            home.save_evaluation(result.to_dict())
+    return results
+
+
+def known_name(what: str, name: str, options: Iterable[str]) -> str:
+    if name not in options:
+        raise InputError(f"unknown {what} '{name}'. {suggest(name, options)}")
+    return name
+
+
+def _run_of(run: Run | str | Path) -> Run | None:
+    """The run folder, or None for an encoder file that stands alone."""
+    try:
+        return Run(run)
+    except InputError:
+        return None
+
+
+def everything(source: Source) -> Subset:
+    return Subset(source, np.arange(len(source), dtype=np.int64))
+
+
+@dataclass
+class Session:
+    """Protocols over one task; every baseline's encoder and features are made once."""
+
+    task: Task
+    baselines: Sequence[str]
+    split: str
+    warnings: tuple[str, ...] = ()
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Baselines that could not be made, and why."""
+    _tasks: dict[str, Task] = field(default_factory=dict)
+
+    def measure(self, protocols: Iterable[EvaluationProtocol]) -> list[Result]:
+        """One result per protocol. Raises RuntimeError if a protocol changed the encoder."""
+        results = []
+        for protocol in protocols:
+            with frozen(self.task.encoder) as digest:
+                score, wall = _timed(protocol, self.task)
+            beside = {name: self._baseline(protocol, name) for name in self.baselines if name in protocol.baselines}
+            results.append(self._result(protocol.name, score, wall, digest, beside))
+        return results
+
+    def _baseline(self, protocol: EvaluationProtocol, name: str) -> dict[str, Any]:
+        task = self._task(name)
+        if task is None:
+            return {}
+        score, _ = _timed(protocol, task)
+        return {"value": score.value, "interval": list(score.interval)}
+
+    def _task(self, name: str) -> Task | None:
+        if name not in self._tasks and name not in self.left_out:
+            try:
+                encoder = BASELINES[name](self.task.encoder, self.task.train_set, self.task.seed)
+            except InputError as error:
+                self.left_out[name] = str(error)
+                return None
+            self._tasks[name] = self.task.with_encoder(encoder)
+        return self._tasks.get(name)
+
+    def _result(
+        self, protocol: str, score: Score, wall: float, digest: str, beside: dict[str, dict[str, Any]]
+    ) -> Result:
+        skipped = tuple(f"baseline {name} left out: {reason}" for name, reason in self.left_out.items())
+        return Result(
+            protocol=protocol,
+            data=self.task.test_set.source.name,
+            metric=score.metric,
+            value=score.value,
+            interval=score.interval,
+            n=score.n,
+            n_train=score.n_train,
+            split=self.split,
+            seed=self.task.seed,
+            settings={**self._common_settings(), **score.settings},
+            wall_s=round(wall, 3),
+            encoder_hash=digest,
+            baselines={name: values for name, values in beside.items() if values},
+            warnings=self.warnings + skipped,
+            details=score.details,
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    def _common_settings(self) -> dict[str, Any]:
+        """What every protocol shares, unless its own settings say otherwise."""
+        preprocess = preprocess_of(self.task.encoder)
+        return {
+            "interval_level": LEVEL,
+            "image_size": preprocess.image_size,
+            "resize": preprocess.resize or preprocess.image_size,
+            "interpolation": preprocess.interpolation,
+            "encoder_mode": "eval",
+            "raw_pixels_side": min(preprocess.image_size, PIXEL_SIDE),
+            "device": self.task.device.type,
+            "batch_size_of_extraction": self.task.batch_size,
+        }
+
+
+def _timed(protocol: EvaluationProtocol, task: Task) -> tuple[Score, float]:
+    """The score, and the seconds it took with the features it needs, whether or not they were there already."""
+    before, started = task.extraction_s, time.perf_counter()
+    score = protocol.score(task)
+    return score, time.perf_counter() - started + before
+
+
+def _warnings(splits: Splits, run: Run | None) -> tuple[str, ...]:
+    test, found = splits.test, []
+    train_hashes = set(content_hashes(splits.train))
+    shared = overlap(test, train_hashes)
+    if shared:
+        found.append(f"{shared} of {len(test)} evaluation images are also in the labelled training split")
+    trained = _pretraining_set(run)
+    if trained is not None:
+        seen = overlap(test, set(content_hashes(trained)))
+        if seen:
+            found.append(f"{seen} of {len(test)} evaluation images were seen, without labels, in pretraining")
+    return tuple(found)
+
+
+def _pretraining_set(run: Run | None) -> Subset | None:
+    """The samples the run was trained on, or None where its data cannot be opened (an array, a folder that is gone)."""
+    if run is None or "data_name" not in run.facts:
+        return None
+    config, facts = run.config, run.facts
+    try:
+        source = open_source(facts["data_name"], split=config.data.split, channels=facts["channels"])
+    except InputError:
+        return None
+    all_of_it = everything(source)
+    if not facts["n_held"] or len(source) != facts["n"]:
+        return all_of_it
+    trained, _ = holdout_split(len(source), share=facts["n_held"] / len(source), seed=config.training.seed)
+    return Subset(source, trained)
