@@ -40,9 +40,7 @@ class BarlowTwinsLoss(nn.Module):
         InputError: for a negative or infinite `lambd`, or an unknown `form`.
     """
 
-    def __init__(
-        self, lambd: float = LAMBD, form: Form = "auto", group: dist.ProcessGroup | None = None
-    ) -> None:
+    def __init__(self, lambd: float = LAMBD, form: Form = "auto", group: dist.ProcessGroup | None = None) -> None:
         super().__init__()
         self.lambd = check_weight("lambd", lambd)
         self.form = check_form(form)

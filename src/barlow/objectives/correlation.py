@@ -9,7 +9,7 @@ and O(N D + D^2). docs/objective.md has the derivation, the costs and the crosso
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, cast, get_args
 
 import torch
@@ -224,11 +224,10 @@ class _CorrelationTerms(torch.autograd.Function):
     def forward(block: int, ranks: Ranks, *views: Tensor) -> tuple[Tensor, ...]:
         dim = views[0].shape[1]
         diagonal, norms, kept = [], [], []
-        for i, j in itertools.combinations(range(len(views)), 2):
+        for pair, (x, y) in enumerate(itertools.combinations(views, 2)):
             norm = []
-            for part in _blocks(dim, block):
-                product = ranks.sum(views[i][:, part].mT @ views[j])
-                if (i, j) == (0, 1):
+            for part, product in _products(x, y, block, ranks):
+                if pair == 0:
                     diagonal.append(product.diagonal(offset=part.start).clone())
                     product = _with_diagonal(product, part, torch.zeros_like(diagonal[-1]))
                 norm.append(inner_wide(product, product))
@@ -246,23 +245,39 @@ class _CorrelationTerms(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_diagonal: Tensor, grad_norms: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         views, kept = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled():  # as above: the kept matrices are constants to autograd
             kept = ()
         with exact_matmul(views[0].device):
             weights = 2 * ctx.ranks.sum(grad_norms).to(views[0].dtype)
             grad_diagonal = ctx.ranks.sum(grad_diagonal)
             grads: list[Tensor | None] = [None] * ctx.count
             for pair, (i, j) in enumerate(itertools.combinations(range(ctx.count), 2)):
-                left = []
-                for part in _blocks(views[0].shape[1], ctx.block):
-                    whole = kept[pair] if kept else ctx.ranks.sum(views[i][:, part].mT @ views[j])
-                    grad = whole * weights[pair]
-                    if pair == 0:
-                        grad = _with_diagonal(grad, part, grad_diagonal[part])
-                    left.append(views[j] @ grad.mT)
-                    grads[j] = _plus_product(grads[j], views[i][:, part], grad)
-                grads[i] = _plus(grads[i], left[0] if len(left) == 1 else torch.cat(left, dim=1))
+                x, y = views[i], views[j]
+                products = [(slice(0, None), kept[pair])] if kept else _products(x, y, ctx.block, ctx.ranks)
+                diagonal = grad_diagonal if pair == 0 else None
+                grad_x, grad_y = _pair_gradients(x, y, products, weights[pair], diagonal)
+                grads[i], grads[j] = _plus(grads[i], grad_x), _plus(grads[j], grad_y)
         return (None, None, *grads)
+
+
+def _products(x: Tensor, y: Tensor, block: int, ranks: Ranks) -> Iterator[tuple[slice, Tensor]]:
+    """X'Y over all ranks' rows, a block of its rows at a time."""
+    return ((part, ranks.sum(x[:, part].mT @ y)) for part in _blocks(x.shape[1], block))
+
+
+def _pair_gradients(
+    x: Tensor, y: Tensor, products: Iterable[tuple[slice, Tensor]], weight: Tensor, diagonal: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """What X and Y get from X'Y, whose own gradient is `weight` times itself, except on a diagonal that has its own."""
+    grad_x, grad_y = [], None
+    for part, product in products:
+        grad = product * weight
+        if diagonal is not None:
+            grad = _with_diagonal(grad, part, diagonal[part])
+        grad_x.append(y @ grad.mT)
+        grad_y = x[:, part] @ grad if grad_y is None else torch.addmm(grad_y, x[:, part], grad)
+    assert grad_y is not None  # a matrix has at least one block
+    return grad_x[0] if len(grad_x) == 1 else torch.cat(grad_x, dim=1), grad_y
 
 
 def _with_diagonal(product: Tensor, part: slice, diagonal: Tensor) -> Tensor:
@@ -272,7 +287,3 @@ def _with_diagonal(product: Tensor, part: slice, diagonal: Tensor) -> Tensor:
 
 def _plus(total: Tensor | None, term: Tensor) -> Tensor:
     return term if total is None else total + term
-
-
-def _plus_product(total: Tensor | None, x: Tensor, y: Tensor) -> Tensor:
-    return x @ y if total is None else torch.addmm(total, x, y)
