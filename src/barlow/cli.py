@@ -45,9 +45,15 @@ def pretrain(
         resume: continue the run in --out from its last checkpoint
         overwrite: replace the run in --out
     """
+    from barlow.training.pretrain import Interrupted
     from barlow.training.pretrain import pretrain as run_pretraining
 
-    run_pretraining(data, out, config=config, resume=resume, overwrite=overwrite)
+    try:
+        run_pretraining(data, out, config=config, resume=resume, overwrite=overwrite)
+    except Interrupted as interrupted:
+        if interrupted.told:
+            print(f"barlow: {interrupted}", file=sys.stderr)
+        sys.exit(interrupted.code)
 
 
 def demo(out: Path = Path("runs/demo"), seed: int = 0, overwrite: bool = False) -> None:
@@ -176,6 +182,18 @@ def views(
     print(draw_views(data, out, recipe=recipe, samples=samples, image_size=image_size, seed=seed))
 
 
+def replay(run: RunPath) -> None:
+    """Run the step again at which a loss or gradient was not finite, with anomaly detection.
+
+    Args:
+        run: run folder
+    """
+    from barlow.training.replay import replay as again
+
+    for line in again(run):
+        print(line)
+
+
 def doctor() -> None:
     """Show versions, devices, precision, speed of the default step, memory and disk, with advice."""
     from barlow.doctor import examine
@@ -193,6 +211,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "export": export,
     "report": report,
     "views": views,
+    "replay": replay,
     "doctor": doctor,
 }
 
@@ -235,10 +254,11 @@ def _chosen(arguments: list[str]) -> Callable[[], Any]:
         raise InputError(f"unknown command '{name}'. {suggest(name, COMMANDS)}")
     chosen = _filled_in(name, COMMANDS[name], rest)
     if name == "pretrain" and chosen.keywords["resume"]:
-        from barlow.run import Run
+        from barlow.run import CONFIG, Run
 
-        stored = Run(chosen.keywords["out"]).config  # what is not said again is as it was
-        return _filled_in(name, functools.partial(pretrain, config=stored), rest)
+        out = chosen.keywords["out"]
+        if (out / CONFIG).exists():  # what is not said again is as it was
+            return _filled_in(name, functools.partial(pretrain, config=Run(out).config), rest)
     return chosen
 
 
@@ -270,7 +290,7 @@ def _condense(boxed: str, command: str) -> str:
     return f"{said.rstrip('.')}.{hint} See `barlow {command} --help`."
 
 
-def _one_line_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
+def _one_line_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     print(f"barlow: warning: {message}", file=sys.stderr)
 
 

@@ -52,8 +52,8 @@ class ViewsConfig:
 class ModelConfig:
     """Encoder and projector."""
 
-    encoder: str = "resnet18"
-    """timm model name, or resnet10-narrow, resnet1d, mlp"""
+    encoder: str = "auto"
+    """timm model name, resnet10-narrow, resnet1d, mlp, or auto: resnet18 (signals: resnet1d, tables: mlp)"""
     stem: str = "auto"
     """first layers: small (3x3, no pooling), standard, or auto (small up to 64 pixels)"""
     projector: tuple[int, ...] = (1024, 1024)
@@ -118,8 +118,6 @@ class TrainingConfig:
     """compile the network with torch.compile"""
     micro_batch: str | None = None
     """samples per forward pass with the exact large-batch gradient: a number, or auto"""
-    fsdp: bool = False
-    """shard weights, gradients and optimizer state over the ranks (FSDP2)"""
 
 
 @dataclass(frozen=True)

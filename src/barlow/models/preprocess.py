@@ -68,12 +68,13 @@ class Preprocess:
         if self.image_size == 0 or batch.shape[-2:] == (self.image_size, self.image_size):
             return batch
         height, width = batch.shape[-2:]
-        factor = (self.resize or self.image_size) / min(height, width)
-        size = [max(self.image_size, round(side * factor)) for side in (height, width)]
+        # rounded as torchvision's Resize and CenterCrop round, so that the two give the same pixels
+        short, target = min(height, width), self.resize or self.image_size
+        size = [max(self.image_size, int(target * side / short)) for side in (height, width)]
         resized = functional.interpolate(batch.float(), size, mode=self.interpolation, antialias=True)
         if batch.dtype == torch.uint8:
             resized = resized.round().clamp(0, 255).to(torch.uint8)
-        top, left = ((side - self.image_size) // 2 for side in resized.shape[-2:])
+        top, left = (round((side - self.image_size) / 2) for side in resized.shape[-2:])
         return resized[..., top : top + self.image_size, left : left + self.image_size]
 
     def image(self, image: Image.Image | str | Path) -> Tensor:

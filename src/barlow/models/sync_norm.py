@@ -7,8 +7,9 @@ there is no GPU. On CUDA, torch's own (fused) layer is used.
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from barlow.objectives.ranks import Ranks
 
 
 class GlobalBatchNorm(_BatchNorm):
@@ -24,13 +25,14 @@ class GlobalBatchNorm(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)  # type: ignore[no-any-return]
-        x = input.float()
+        x = input if input.dtype == torch.float64 else input.float()
+        ranks = Ranks((1,) * dist.get_world_size())
         dims = [d for d in range(x.ndim) if d != 1]
-        count = x.numel() // x.shape[1] * dist.get_world_size()
+        count = x.numel() // x.shape[1] * ranks.world
         shape = [1, -1] + [1] * (x.ndim - 2)
-        mean = all_reduce(x.sum(dims)) / count
+        mean = ranks.sum(x.sum(dims)) / count
         centred = x - mean.view(shape)  # two passes: E[x^2] - E[x]^2 cancels in float32
-        variance = all_reduce(centred.square().sum(dims)) / count
+        variance = ranks.sum(centred.square().sum(dims)) / count
         self._update_running(mean.detach(), variance.detach() * count / (count - 1))
         out = centred * (variance + self.eps).rsqrt().view(shape)
         if self.affine:

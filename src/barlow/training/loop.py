@@ -84,7 +84,7 @@ class Pending:
             return cls(record, names, values, None)
         copied = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
         copied.copy_(values, non_blocking=True)
-        event = torch.cuda.Event()
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
         return cls(record, names, copied, event)
 

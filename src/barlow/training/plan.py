@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,8 @@ SMALLEST_VIEW = 16  # below this, four stages of stride 2 leave nothing
 LARGE_SIZES = (64, 96, 128, 160, 192, 224)
 MOST_HELD_OUT = 2000  # enough for a k-NN score to +-1%; more would only take images from training
 NARROW = 2048  # up to this width the released Mixed Barlow Twins' 1/128 is used, above it the official .0051
+ENCODERS = {"image": "resnet18", "signal": "resnet1d", "table": "mlp"}
+SMALLEST_BFLOAT16 = 32  # pixels; below, CPU convolutions are too small for bfloat16 to pay
 ADAPTIVE_LR = 0.002  # AdamW, Adam; peak rate for a batch of 256
 SGD_LR = 0.05
 
@@ -45,6 +48,7 @@ class Plan:
     scale: float
     """stored value that counts as 1: 255 for 8-bit images"""
     recipe: str
+    encoder: str
     lambd: float
     lr: float
     """peak rate of the weights, after scaling by the global batch"""
@@ -105,6 +109,7 @@ def make_plan(config: PretrainConfig, source: Source, *, world_size: int = 1, lo
         std=_per_channel("std", config.data.std, about.std, channels),
         scale=255.0 if about.dtype == "uint8" else 1.0,
         recipe=config.views.recipe if config.views.recipe != "auto" else choose_recipe(source, about, channels, size),
+        encoder=config.model.encoder if config.model.encoder != "auto" else ENCODERS[source.kind],
         lambd=config.objective.lambd if config.objective.lambd is not None else choose_lambd(config),
         lr=lr,
         lr_biases=lr_biases,
@@ -115,10 +120,17 @@ def make_plan(config: PretrainConfig, source: Source, *, world_size: int = 1, lo
         local_batch=batch // world_size,
         world_size=world_size,
         device=device,
-        precision=choose_precision(config.training.precision, device),
+        precision=choose_precision(config.training.precision, device, size if source.kind == "image" else 0),
         workers=choose_workers(config.data.workers, about),
         spatial=(about.height, about.width),
     )
+
+
+def plan_from_dict(facts: Mapping[str, Any]) -> Plan:
+    """The plan inside a run's facts."""
+    values: dict[str, Any] = {field.name: facts[field.name] for field in dataclasses.fields(Plan)}
+    tuples: dict[str, Any] = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    return Plan(**{**values, **tuples})
 
 
 def split_indices(config: PretrainConfig, source: Source) -> tuple[np.ndarray, np.ndarray]:
@@ -186,15 +198,14 @@ def choose_device(name: str) -> str:
     return name
 
 
-def choose_precision(name: str, device: str) -> str:
-    """bfloat16 where the hardware multiplies it natively, else float32."""
+def choose_precision(name: str, device: str, image_size: int) -> str:
+    """bfloat16 where the hardware multiplies it natively and the work is large enough to gain, else float32."""
     if name != "auto":
         return name
     if device.startswith("cuda"):
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    if device == "cpu" and torch.cpu._is_avx512_bf16_supported():
-        return "bfloat16"
-    return "float32"
+    gains = image_size >= SMALLEST_BFLOAT16 and torch.cpu._is_avx512_bf16_supported()
+    return "bfloat16" if device == "cpu" and gains else "float32"
 
 
 def choose_workers(given: int | None, about: Description) -> int:

@@ -30,8 +30,10 @@ from barlow.training.distributed import (
 )
 from barlow.training.faults import save_replay
 from barlow.training.loop import Hooks, Meter, Record, train
-from barlow.training.plan import Plan, choose_device, environment, make_plan, split_indices
+from barlow.training.memory import is_out_of_memory
+from barlow.training.plan import Plan, choose_device, environment, make_plan, resolve_recipe, split_indices
 from barlow.training.progress import ProgressDisplay
+from barlow.training.room import Room, view_shapes
 from barlow.training.signals import SignalFlag
 from barlow.training.trackers import MetricsLog, open_trackers
 from barlow.training.trainer import Trainer
@@ -40,6 +42,7 @@ from barlow.training.validation import Validator
 CHECKPOINTS = "checkpoints"
 AGREE_EVERY = 10  # steps between the ranks' agreements on whether to stop
 MOST_NAMED = 10  # unreadable samples named on screen
+MOST_ROWS = 10_000  # training rows kept to draw corrupted features from
 MAY_CHANGE = frozenset({"local_batch", "world_size", "device", "workers"})  # of a plan, between start and resume
 EARLIER_RUN = (CONFIG, FACTS, METRICS, HEALTH, CHECKPOINTS, "evaluations", "tensorboard")
 
@@ -57,8 +60,8 @@ def pretrain(
     """Pretrain an encoder on unlabelled data and return its run.
 
     `data` is what `barlow.data.open_source` takes; labels it may have are used for the k-NN score alone. `out`
-    is a new folder, unless `resume` continues the run in it or `overwrite` replaces it. `config` holds all
-    settings; keyword settings such as `epochs=20` or `method="mixed-barlow-twins"` are laid over it (see
+    is a new folder, unless `resume` continues the run in it (or begins one, so that a scheduler can repeat one
+    command) or `overwrite` replaces it. `config` holds all settings; keyword settings such as `epochs=20` or `method="mixed-barlow-twins"` are laid over it (see
     `barlow.config`). `encoder` may be a `torch.nn.Module` mapping a batch `[B, C, h, w]` to features `[B, F]`.
 
     Raises InputError for unknown or impossible settings, data that cannot be trained on, an existing run without
@@ -77,16 +80,19 @@ def pretrain(
     finally:
         shut_down()
     if asked.received is not None and session.trainer.step < session.plan.total_steps:
-        raise Interrupted(folder, asked.exit_code)
+        raise Interrupted(folder, asked.exit_code, told=world.is_main)
     return Run(folder)
 
 
 class Interrupted(Exception):  # noqa: N818  a request that was met, not an error
-    """The run was asked to end by a signal, and has saved; `code` is what a scheduler expects as exit code."""
+    """The run was asked to end by a signal, and has saved.
 
-    def __init__(self, folder: Path, code: int) -> None:
+    `code` is what a scheduler expects as exit code; of several ranks one should tell (`told`).
+    """
+
+    def __init__(self, folder: Path, code: int, *, told: bool) -> None:
         super().__init__(f"interrupted after saving; continue with --resume --out {folder}")
-        self.code = code
+        self.code, self.told = code, told
 
 
 def _begin(
@@ -105,17 +111,20 @@ def _begin(
     )
     plan = make_plan(config, source, world_size=world.size, local_rank=world.local_rank)
     check_ranks_agree("the settings or the data", {**plan.to_dict(), "device": "", "config": config_to_dict(config)})
-    if world.is_main:
+    session = _Session(folder, config, plan, source, module, world, quiet=quiet or not world.is_main)
+    if world.is_main:  # only now: settings that cannot be built must not replace an earlier run
         _prepare_folder(folder, config, plan, resume=resume, overwrite=overwrite)
     from_main(None)  # nobody looks into the folder before it is ready
-    return _Session(folder, config, plan, source, module, world, resume=resume, quiet=quiet or not world.is_main)
+    if resume:
+        session.restore()
+    return session
 
 
 def _settings_of(
     folder: Path, config: PretrainConfig | None, settings: Mapping[str, Any], *, resume: bool
 ) -> PretrainConfig:
     """The run's settings. On resume the stored ones; whatever is given must agree with them."""
-    stored = Run(folder).config if resume else None
+    stored = Run(folder).config if resume and (folder / CONFIG).exists() else None
     chosen = config_from_settings(settings, config or stored)
     if stored is not None and chosen != stored:
         pairs = zip(leaves(chosen), leaves(stored), strict=True)
@@ -125,7 +134,7 @@ def _settings_of(
 
 
 def _prepare_folder(folder: Path, config: PretrainConfig, plan: Plan, *, resume: bool, overwrite: bool) -> None:
-    if resume:
+    if resume and (folder / CONFIG).exists():
         _same_plan(folder, plan)
         return
     if (folder / CONFIG).exists() and not overwrite:
@@ -171,37 +180,38 @@ class _Session:
         module: nn.Module | None,
         world: World,
         *,
-        resume: bool,
         quiet: bool,
     ) -> None:
         self.folder, self.config, self.plan, self.source, self.world = folder, config, plan, source, world
         self.display = ProgressDisplay(total_steps=plan.total_steps, steps_per_epoch=plan.steps_per_epoch, quiet=quiet)
-        self.trainer = Trainer(config, plan, encoder=module, rank=world.rank)
+        train_rows, held_rows = split_indices(config, source)
+        reference = _rows(source, train_rows) if plan.kind == "table" else None
+        self.trainer = Trainer(config, plan, encoder=module, reference=reference, rank=world.rank)
+        self.room = Room(config, plan, self.trainer.network, view_shapes(resolve_recipe(plan.recipe), plan))
+        self.trainer.micro_batch = self.room.micro_batch()
         self.meter = Meter()
         self.started = time.time()
-        train_rows, held_rows = split_indices(config, source)
         self.loader = self._open_loader(train_rows)
         validator = Validator(source, train_rows, held_rows, self.trainer) if len(held_rows) else None
         self.validator = validator if world.is_main else None
         self.resume_step: int | None = None
-        if resume:
-            self._restore()
 
     def _open_loader(self, rows: np.ndarray) -> Loader:
         return Loader(
             self.source,
             rows,
             self.plan.local_batch,
-            maker=self.trainer.maker,
+            maker=self.trainer.cutter,
             seed=self.config.training.seed,
             rank=self.world.rank,
             world_size=self.world.size,
             workers=self.plan.workers,
-            cache=self.config.data.cache,  # type: ignore[arg-type]  # one of Cache: the settings are validated
+            cache=self.config.data.cache,
             device=self.plan.device,
         )
 
-    def _restore(self) -> None:
+    def restore(self) -> None:
+        """Continue from the newest intact checkpoint, if there is one."""
         state = load_latest(self.folder / CHECKPOINTS)
         if state is not None:
             self.trainer.load_state_dict(state["trainer"])
@@ -230,7 +240,8 @@ class _Session:
             )
             if hooks.validate and self.trainer.step == 0:
                 hooks.validate(0)
-            complete = train(self.trainer, self.loader, hooks, self.display, self.meter)
+            with self._out_of_memory_said():
+                complete = train(self.trainer, self.loader, hooks, self.display, self.meter)
             self._await(writer)
         if self.world.is_main:
             self._finish("finished" if complete else "interrupted")
@@ -243,21 +254,30 @@ class _Session:
         return due and any_rank(asked.received is not None)
 
     def _check_finite(self) -> None:
-        fault = self.trainer.watch.poll()
+        fault = self.trainer.watch.poll() if self.world.is_main else None
         if fault is None:
-            return
+            return  # the quantities are global: one rank sees what all have, and ends them all
         epoch, start = divmod(fault.step, self.plan.steps_per_epoch)
         batch = next(iter(self.loader.epoch(epoch, start)))
         kept = {"epoch": epoch, "ids": batch.ids, "images": batch.images, "cuts": batch.cuts}
         state = {**self.trainer.state_dict(), "step": fault.step}
-        file = save_replay(self.folder, fault, batch=kept, state=state)
-        if self.world.is_main:
-            self._set_status("failed")
+        with self._failures_said():
+            save_replay(self.folder, fault, batch=kept, state=state)
+        self._set_status("failed")
         names = ", ".join(str(self.source.keys[i]) for i in batch.ids[:3].tolist())
         raise InputError(
-            f"{fault} (samples {names}, ...); batch and state are kept in {file}: run `barlow replay {self.folder}`, "
+            f"{fault} (samples {names}, ...); batch and state are kept: run `barlow replay {self.folder}`, "
             "or lower --lr, or set --clip"
         )
+
+    @contextmanager
+    def _out_of_memory_said(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise InputError(self.room.advice()) from error
 
     @contextmanager
     def _logs(self) -> Iterator[Callable[[Record], None]]:
@@ -366,12 +386,18 @@ class _Session:
             f"training   {config.training.epochs} epochs of {plan.steps_per_epoch} steps, batch {batch}, "
             f"{plan.precision} on {plan.device}, seed {config.training.seed}"
         )
+        say(f"memory     {self.room.describe(self.trainer.micro_batch)}")
         if self.trainer.step:
             say(f"resuming   after step {self.trainer.step} of {plan.total_steps}")
         else:
             reg = config.objective.lambd_reg if config.objective.method == "mixed-barlow-twins" else None
             expected = expected_initial_loss(config.model.projector[-1], batch, plan.lambd, reg)["loss"]
             say(f"expected   a loss near {expected:.4g} if nothing were related; a fresh network starts lower")
+
+
+def _rows(source: Source, rows: np.ndarray) -> Tensor:
+    """Table rows `[R, F]` that corrupted features draw their values from."""
+    return torch.stack([source.read(int(i)) for i in rows[:MOST_ROWS]])
 
 
 def _ignore(line: Record) -> None:

@@ -27,7 +27,7 @@ from barlow.training.optimizers import (
 )
 from barlow.training.plan import Plan, resolve_recipe
 from barlow.training.schedules import warmup_cosine
-from barlow.views import ViewMaker
+from barlow.views import SignalViewMaker, TableViewMaker, ViewMaker, view_maker
 
 
 class Trainer:
@@ -38,14 +38,23 @@ class Trainer:
     seeded anew from (seed, rank, step) at every step. So any rank resumes exactly without a state of its own.
     """
 
-    def __init__(self, config: PretrainConfig, plan: Plan, *, encoder: nn.Module | None = None, rank: int = 0) -> None:
+    def __init__(
+        self,
+        config: PretrainConfig,
+        plan: Plan,
+        *,
+        encoder: nn.Module | None = None,
+        reference: Tensor | None = None,
+        rank: int = 0,
+    ) -> None:
         self.config, self.plan = config, plan
         self._rank_seed = config.training.seed + 1_000_003 * rank  # every rank draws on its own
+        self.micro_batch: int | None = None
         self.device = torch.device(plan.device)
         self.step = 0
         self.network = self._build_network(encoder).to(self.device)
         if plan.kind == "image":
-            self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.network = self.network.to(memory_format=torch.channels_last)
         self.ema = EMA(self.network.encoder, config.model.ema) if config.model.ema else None
         self.optimizer = build_optimizer(
             config.optimizer.optimizer,
@@ -55,7 +64,7 @@ class Trainer:
             weight_decay=config.optimizer.weight_decay,
         )
         self.method = build_method(config.objective, lambd=plan.lambd, seed=self._rank_seed)
-        self.maker = self._build_maker()
+        self.maker = self._build_maker(reference)
         self.watch = NonFiniteWatch(self.device)
         self.watch.guard(self.optimizer)
         self._forward = self._wrap()
@@ -65,7 +74,7 @@ class Trainer:
         model, plan = self.config.model, self.plan
         size = plan.image_size if plan.kind == "image" else 0
         built = build_encoder(
-            encoder if encoder is not None else model.encoder,
+            encoder if encoder is not None else plan.encoder,
             channels=plan.channels,
             image_size=size,
             stem=model.stem,
@@ -78,15 +87,15 @@ class Trainer:
         assert isinstance(network, TwinNetwork)  # the container itself is never replaced
         return network
 
-    def _build_maker(self) -> ViewMaker:
+    def _build_maker(self, reference: Tensor | None) -> ViewMaker | SignalViewMaker | TableViewMaker:
         plan = self.plan
-        return ViewMaker(
+        return view_maker(
             resolve_recipe(plan.recipe),
             image_size=plan.image_size,
-            channels=plan.channels,
             mean=plan.mean,
             std=plan.std,
             seed=self.config.training.seed,
+            reference=reference,
             dtype=torch.bfloat16 if plan.precision == "bfloat16" else torch.float32,
         )
 
@@ -105,6 +114,11 @@ class Trainer:
         return self.ema.module if self.ema else self.network.encoder  # type: ignore[return-value]
 
     @property
+    def cutter(self) -> ViewMaker | None:
+        """What a loader cuts views of large images with; signals and table rows are never cut."""
+        return self.maker if isinstance(self.maker, ViewMaker) else None
+
+    @property
     def lr(self) -> float:
         """Learning rate of the weights at this step."""
         return self.plan.lr * self._multiplier()
@@ -116,6 +130,7 @@ class Trainer:
         """The views of a batch, on the training device, channels last."""
         ids = batch.ids.to(self.device, non_blocking=True)
         if batch.cuts is not None:
+            assert isinstance(self.maker, ViewMaker)  # only images are cut where they are decoded
             views = self.maker.finish([cut.to(self.device, non_blocking=True) for cut in batch.cuts], ids, epoch)
         else:
             assert batch.images is not None  # a batch has one or the other
@@ -147,13 +162,14 @@ class Trainer:
         return torch.nn.utils.get_total_norm(gradients, foreach=True)
 
     def _backward(self, inputs: list[Tensor], terms_of: Terms) -> dict[str, Tensor]:
-        micro = self.config.training.micro_batch
-        if micro is not None and int(micro) < len(inputs[0]):
-            return cached_backward(self._embed_one, inputs, int(micro), lambda *z: terms_of(z))
+        if self.micro_batch is not None and self.micro_batch < len(inputs[0]):
+            return cached_backward(
+                self._embed_one, inputs, self.micro_batch, lambda *z: terms_of(z), module=self._forward
+            )
         with autocast(self.plan.device, self.plan.precision):
             embeddings = self._forward(inputs)
         terms = terms_of(embeddings)
-        terms["loss"].backward()
+        terms["loss"].backward()  # type: ignore[no-untyped-call]
         return detached(terms)
 
     def _embed_one(self, view: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ class Validator:
         self.held_views = _views(source, np.sort(held[:pairs]), trainer)
         self.train_views = _views(source, np.sort(shuffled[:pairs]), trainer)
         # One process measures: its loss must not wait for the others.
-        alone = dist.new_group([0]) if trainer.plan.world_size > 1 else None
+        alone: Any = dist.new_group([0]) if trainer.plan.world_size > 1 else None
         self.objective = BarlowTwinsLoss(trainer.plan.lambd, group=alone)
         self.history: list[float] = []
 
@@ -86,7 +86,7 @@ class Validator:
 
 def _views(source: Source, rows: Ints, trainer: Trainer) -> tuple[Tensor, Tensor]:
     """Two views of `rows`, in their order, made once."""
-    loader = Loader(source, rows, len(rows), maker=trainer.maker, seed=trainer.config.training.seed)
+    loader = Loader(source, rows, len(rows), maker=trainer.cutter, seed=trainer.config.training.seed)
     batch = next(iter(loader.epoch(FIXED_EPOCH)))
     with torch.no_grad():
         first, second = trainer.views(batch, FIXED_EPOCH)[:2]

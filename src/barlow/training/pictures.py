@@ -1,0 +1,43 @@
+"""The picture of `barlow views`: what a recipe does to this data."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from barlow.config import config_from_settings
+from barlow.data import CorruptSample, Source, open_source
+from barlow.errors import InputError
+from barlow.training.plan import make_plan, resolve_recipe
+from barlow.views import ViewMaker, grid, view_maker
+
+
+def draw_views(
+    data: Any, out: str | Path, *, recipe: str = "auto", samples: int = 8, image_size: int | None = None, seed: int = 0
+) -> Path:
+    """Write a PNG with originals and their views in two epochs; the settings are those `pretrain` would choose.
+
+    Raises InputError for data that are not images, or an unknown recipe.
+    """
+    source = data if isinstance(data, Source) else open_source(data)
+    if source.kind != "image":
+        raise InputError(f"{source.name} holds {source.kind} samples; only views of images can be drawn")
+    settings = {"recipe": recipe, "image_size": image_size, "seed": seed, "batch_size": 2, "holdout": 0.0}
+    plan = make_plan(config_from_settings(settings), source)
+    maker = view_maker(resolve_recipe(plan.recipe), image_size=plan.image_size, mean=plan.mean, std=plan.std, seed=seed)
+    assert isinstance(maker, ViewMaker)  # the recipes of images make it
+    rows = _readable(source, samples, seed)
+    return grid([source.read(i) for i in rows], maker, out, ids=rows, epochs=2)
+
+
+def _readable(source: Source, samples: int, seed: int) -> list[int]:
+    found: list[int] = []
+    for i in np.random.default_rng(seed).permutation(len(source)).tolist():
+        try:
+            source.read(i)
+        except CorruptSample:
+            continue
+        found.append(i)
+        if len(found) == samples:
+            break
+    return found
