@@ -7,11 +7,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from barlow.embed import embed, search
+    from barlow.embedding import embed, search
     from barlow.errors import InputError
     from barlow.estimator import BarlowTwinsEncoder
     from barlow.evaluation import Features, evaluate, few_shot, knn_accuracy, linear_probe
-    from barlow.export import export
+    from barlow.exporting import export
     from barlow.models import load_encoder
     from barlow.objectives import BarlowTwinsLoss, MixedBarlowTwinsLoss
     from barlow.report import write_report
@@ -25,15 +25,15 @@ _HOME = {
     "InputError": "barlow.errors",
     "MixedBarlowTwinsLoss": "barlow.objectives",
     "Run": "barlow.run",
-    "embed": "barlow.embed",
+    "embed": "barlow.embedding",
     "evaluate": "barlow.evaluation",
-    "export": "barlow.export",
+    "export": "barlow.exporting",
     "few_shot": "barlow.evaluation",
     "knn_accuracy": "barlow.evaluation",
     "linear_probe": "barlow.evaluation",
     "load_encoder": "barlow.models",
     "pretrain": "barlow.training.pretrain",
-    "search": "barlow.embed",
+    "search": "barlow.embedding",
     "write_report": "barlow.report",
 }
 

@@ -213,7 +213,8 @@ def verdicts(stories: Sequence[Story]) -> Markup:
 def _verdict(story: Story, named: bool) -> Markup:
     state, words = verdict_of(story)
     if not story.health:
-        return absent(f"No health check of {story.name} yet.", f"barlow pretrain … --out {story.path}")
+        missing = f"No health check of {story.name}: it is made on samples that are held out of training."
+        return absent(missing, "barlow pretrain DATA --out NEW --holdout 0.1")
     evidence = story.health["verdict"].get("evidence") or {}
     pairs = evidence.items() if isinstance(evidence, Mapping) else enumerate(evidence, start=1)
     return tag(

@@ -108,7 +108,7 @@
       this.holder = canvas.closest("figure");
       this.pen = canvas.getContext("2d");
       this.data = data;
-      this.coords = bytes(data.coords, Uint16Array);
+      this.coords = Float32Array.from(bytes(data.coords, Uint16Array), (v) => v / 65535);
       this.labels = bytes(data.labels, Int16Array);
       this.neighbours = bytes(data.neighbours, Uint16Array);
       this.cosines = bytes(data.cosines, Int16Array);
@@ -118,7 +118,7 @@
       this.only = -1; // the one class in view, -1 for all
       this.pointers = new Map();
       this.wide = this.high = 0;
-      this.coords.forEach((v, i) => { if (i % 2) this.high = Math.max(this.high, v / 65535); else this.wide = Math.max(this.wide, v / 65535); });
+      this.coords.forEach((v, i) => { if (i % 2) this.high = Math.max(this.high, v); else this.wide = Math.max(this.wide, v); });
       this.showAll();
       this.groupByLabel();
       this.buildIndex();
@@ -140,7 +140,7 @@
 
     buildIndex() { // points by cell of a 64 x 64 grid, for the nearest one in constant time
       this.cells = Array.from({ length: 4096 }, () => []);
-      for (let i = 0; i < this.data.n; i++) this.cells[this.cell(this.coords[2 * i] / 65536, this.coords[2 * i + 1] / 65536)].push(i);
+      for (let i = 0; i < this.data.n; i++) this.cells[this.cell(this.coords[2 * i], this.coords[2 * i + 1])].push(i);
     }
 
     cell(x, y) {
@@ -165,8 +165,12 @@
     // -- geometry: data in [0, 1]^2, the canvas in CSS pixels with a margin --
     get side() { return Math.min((this.width - 32) / Math.max(this.wide, 0.05), (this.height - 32) / Math.max(this.high, 0.05)); }
     toScreen(i) {
-      const x = this.coords[2 * i] / 65535, y = this.coords[2 * i + 1] / 65535;
-      return [this.width / 2 + (x - this.x) * this.side * this.scale, this.height / 2 + (y - this.y) * this.side * this.scale];
+      const [ox, oy, s] = this.frame();
+      return [ox + this.coords[2 * i] * s, oy + this.coords[2 * i + 1] * s];
+    }
+    frame() { // screen = offset + factor * data
+      const s = this.side * this.scale;
+      return [this.width / 2 - this.x * s, this.height / 2 - this.y * s, s];
     }
     toData(sx, sy) {
       return [this.x + (sx - this.width / 2) / this.side / this.scale, this.y + (sy - this.height / 2) / this.side / this.scale];
@@ -180,7 +184,7 @@
       for (let row = first >> 6; row <= last >> 6; row++) for (let column = first & 63; column <= (last & 63); column++) {
         for (const i of this.cells[row * 64 + column]) {
           if (this.only >= 0 && this.labels[i] !== this.only) continue;
-          const dx = this.coords[2 * i] / 65535 - x, dy = this.coords[2 * i + 1] / 65535 - y;
+          const dx = this.coords[2 * i] - x, dy = this.coords[2 * i + 1] - y;
           const distance = dx * dx + dy * dy;
           if (distance < least) { least = distance; best = i; }
         }
@@ -227,10 +231,11 @@
 
     visible() { // how many points are in the frame, and which while they are few enough to show as pictures
       const points = [];
+      const [ox, oy, s] = this.frame();
       let count = 0;
       for (let i = 0; i < this.data.n; i++) {
         if (this.only >= 0 && this.labels[i] !== this.only) continue;
-        const [x, y] = this.toScreen(i);
+        const x = ox + this.coords[2 * i] * s, y = oy + this.coords[2 * i + 1] * s;
         if (x > -20 && y > -20 && x < this.width + 20 && y < this.height + 20 && count++ < 2000) points.push(i);
       }
       return { count, points };
@@ -238,13 +243,15 @@
 
     drawDots(pen, points, colour, count) {
       const size = Math.max(1.6, Math.min(7, 130 / Math.sqrt(count + 1)));
+      const [ox, oy, s] = this.frame();
       pen.fillStyle = colour;
-      if (size < 3) { // squares: 50,000 of them stay fluid
-        for (const i of points) { const [x, y] = this.toScreen(i); pen.fillRect(x - size / 2, y - size / 2, size, size); }
-        return;
-      }
       pen.beginPath();
-      for (const i of points) { const [x, y] = this.toScreen(i); pen.moveTo(x + size / 2, y); pen.arc(x, y, size / 2, 0, 7); }
+      for (const i of points) {
+        const x = ox + this.coords[2 * i] * s, y = oy + this.coords[2 * i + 1] * s;
+        if (x < -9 || y < -9 || x > this.width + 9 || y > this.height + 9) continue;
+        if (size < 3) pen.fillRect(x - size / 2, y - size / 2, size, size); // squares: 50,000 of them stay fluid
+        else { pen.moveTo(x + size / 2, y); pen.arc(x, y, size / 2, 0, 7); }
+      }
       pen.fill();
     }
 
@@ -345,8 +352,8 @@
       if (i < 0 || !this.width) return;
       const [x, y] = this.toScreen(i);
       if (x < 10 || y < 10 || x > this.width - 10 || y > this.height - 10) {
-        this.x = this.coords[2 * i] / 65535;
-        this.y = this.coords[2 * i + 1] / 65535;
+        this.x = this.coords[2 * i];
+        this.y = this.coords[2 * i + 1];
       }
     }
 
@@ -372,8 +379,11 @@
       this.later();
     }
 
-    button(what) {
-      if (what === "all") { this.showAll(); this.later(); } else this.zoom(what === "in" ? 1.6 : 1 / 1.6);
+    button(what) { // around the chosen image, where one is in view
+      if (what === "all") { this.showAll(); this.later(); return; }
+      const [x, y] = this.chosen >= 0 ? this.toScreen(this.chosen) : [-1, -1];
+      const seen = x > 0 && y > 0 && x < this.width && y < this.height;
+      this.zoom(what === "in" ? 1.6 : 1 / 1.6, seen ? x : this.width / 2, seen ? y : this.height / 2);
     }
 
     legend() {
@@ -452,6 +462,7 @@
     }
 
     press(e) {
+      hideTip();
       const ways = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
       if (ways[e.key]) this.walk(...ways[e.key]);
       else if (e.key === "+" || e.key === "=") this.button("in");
