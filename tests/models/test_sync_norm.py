@@ -48,7 +48,7 @@ def one_rank(rank: int, ndim: int, folder: str) -> None:
 @pytest.mark.parametrize("ndim", [2, 4])
 def test_gradients_and_running_statistics_are_those_of_the_global_batch(ndim: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(one_rank, (ndim, folder), nprocs=2)
+        mp.spawn(one_rank, (ndim, folder), nprocs=2)  # type: ignore[attr-defined,no-untyped-call]
         ranks = [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(2)]
     expected = outcome(network(ndim), data(ndim))
     for found in ranks:

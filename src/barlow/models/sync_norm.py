@@ -24,7 +24,7 @@ class GlobalBatchNorm(_BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
-            return super().forward(input)  # type: ignore[no-any-return]
+            return super().forward(input)
         x = input if input.dtype == torch.float64 else input.float()
         ranks = Ranks((1,) * dist.get_world_size())
         dims = [d for d in range(x.ndim) if d != 1]
@@ -53,7 +53,7 @@ class GlobalBatchNorm(_BatchNorm):
 def synchronise_norms(module: nn.Module, device: str) -> nn.Module:
     """The module with every batch normalisation replaced by one over all ranks; weights and statistics are shared."""
     if torch.device(device).type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-any-return]
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-any-return,no-untyped-call]
     if isinstance(module, _BatchNorm) and not isinstance(module, GlobalBatchNorm):
         return _converted(module)
     for name, child in module.named_children():

@@ -61,8 +61,8 @@ def pretrain(
 
     `data` is what `barlow.data.open_source` takes; labels it may have are used for the k-NN score alone. `out`
     is a new folder, unless `resume` continues the run in it (or begins one, so that a scheduler can repeat one
-    command) or `overwrite` replaces it. `config` holds all settings; keyword settings such as `epochs=20` or `method="mixed-barlow-twins"` are laid over it (see
-    `barlow.config`). `encoder` may be a `torch.nn.Module` mapping a batch `[B, C, h, w]` to features `[B, F]`.
+    command) or `overwrite` replaces it. `config` holds all settings; keyword settings such as `epochs=20` or
+    `method="mixed-barlow-twins"` are laid over it (see `barlow.config`). `encoder` may be a `torch.nn.Module` mapping a batch `[B, C, h, w]` to features `[B, F]`.
 
     Raises InputError for unknown or impossible settings, data that cannot be trained on, an existing run without
     `resume` or `overwrite`, and a resume whose settings or data differ.
