@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from barlow.errors import InputError
 from barlow.evaluation.annotations import Annotated, Coco, coco_tools, find_parts
 from barlow.evaluation.features import preprocess_of
 from barlow.evaluation.intervals import LEVEL
-from barlow.evaluation.session import Result, Splits, measure
+from barlow.evaluation.session import Result, Settings, Splits, measure
 from barlow.evaluation.task import Score, Task
 from barlow.models import Encoder, load_encoder
 from barlow.run import Run
@@ -294,11 +294,11 @@ def evaluate_detection(
     train: tuple[str | Path, Coco],
     test: tuple[str | Path, Coco],
     how: DetectorTraining | None = None,
-    **settings: Any,
+    *,
+    seed: int = 0,
+    **settings: Unpack[Settings],
 ) -> Result:
     """Fine-tune and score a detector on (folder of images, annotations) pairs; see `read_coco` and `read_voc`.
-
-    `settings` are those of `barlow.evaluation.session.measure` (seed, device, ...).
 
     Raises
     ------
@@ -312,13 +312,18 @@ def evaluate_detection(
     if fit.categories != check.categories:
         raise InputError(f"the two parts name different categories: {fit.categories} and {check.categories}")
     splits = Splits(fit.images, check.images, "as given: fine-tuned on the first part, scored on the second")
-    (result,) = measure(run, splits, [Detection(fit, check, how or DetectorTraining())], **settings)
+    (result,) = measure(run, splits, [Detection(fit, check, how or DetectorTraining())], seed=seed, **settings)
     return result
 
 
 def detection_on_folder(
-    run: Run | Encoder | str | Path, root: str | Path, *, masks: bool = False, **settings: Any
+    run: Run | Encoder | str | Path,
+    root: str | Path,
+    *,
+    masks: bool = False,
+    seed: int = 0,
+    **settings: Unpack[Settings],
 ) -> Result:
     """`evaluate_detection` with the usual schedule on a folder in VOC's or COCO's layout (see `find_parts`)."""
     train, test = find_parts(root)
-    return evaluate_detection(run, train, test, DetectorTraining(masks=masks), **settings)
+    return evaluate_detection(run, train, test, DetectorTraining(masks=masks), seed=seed, **settings)

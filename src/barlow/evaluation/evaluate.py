@@ -1,11 +1,10 @@
 """From a run and data to results: every score with its protocol, split, seed, interval and baselines."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -14,7 +13,7 @@ from barlow.errors import InputError, suggest
 from barlow.evaluation.detection import detection_on_folder
 from barlow.evaluation.features import preprocess_of
 from barlow.evaluation.protocols import PROTOCOLS
-from barlow.evaluation.session import Result, Splits, everything, known_name, measure
+from barlow.evaluation.session import Result, Settings, Splits, everything, known_name, measure
 from barlow.evaluation.task import EvaluationProtocol, Subset
 from barlow.evaluation.voc07 import voc07
 from barlow.models import Encoder, load_encoder
@@ -43,20 +42,14 @@ def evaluate(
     *,
     held_out: float = 0.2,
     seed: int = 0,
-    baselines: Sequence[str] = ("raw-pixels", "random-init"),
-    batch_size: int = 256,
-    device: str | torch.device | None = None,
-    workers: int = 0,
-    check_overlap: bool = True,
-    save: bool = True,
+    **settings: Unpack[Settings],
 ) -> list[Result]:
     """Measure a run's encoder on labelled data, by each protocol, beside the baselines.
 
     Data with a test split of its own is evaluated on that; otherwise `held_out` of every class is held out, drawn
     from `seed`, and the result says so. `protocols` are names (`PROTOCOLS`, or `ON_FOLDERS` when `data` is a folder
     with annotations) or protocol objects. Baselines go
-    through the same protocol. `check_overlap` hashes the images of both splits (and of pretraining, where the
-    run knows its data) and warns about images that are in two of them. Results of a run are saved in its folder.
+    through the same protocol. Results of a run are saved in its folder. For the rest see `Settings`.
 
     Raises
     ------
@@ -64,23 +57,14 @@ def evaluate(
         Unknown names, data without labels, images the encoder cannot read.
     """
     asked = [protocols] if isinstance(protocols, str) else list(protocols)
-    settings: dict[str, Any] = {
-        "seed": seed,
-        "baselines": baselines,
-        "batch_size": batch_size,
-        "device": device,
-        "workers": workers,
-        "check_overlap": check_overlap,
-        "save": save,
-    }
     on_folders = [name for name in asked if isinstance(name, str) and name in ON_FOLDERS]
-    results = [ON_FOLDERS[name](run, _folder(data, name), **settings) for name in on_folders]
+    results = [ON_FOLDERS[name](run, _folder(data, name), seed=seed, **settings) for name in on_folders]
     if on_folders and len(on_folders) == len(asked):
         return results
     chosen = resolve([item for item in asked if item not in on_folders])
     encoder = run if isinstance(run, Encoder) else load_encoder(run)
     splits = split_data(data, channels=preprocess_of(encoder).channels, held_out=held_out, seed=seed)
-    return results + measure(run, splits, chosen, **settings)
+    return results + measure(run, splits, chosen, seed=seed, **settings)
 
 
 def _folder(data: Data, protocol: str) -> Path:

@@ -24,6 +24,9 @@ from barlow.models import Encoder, Preprocess
 
 Ints = NDArray[np.int64]
 
+BATCH_SIZE = 256
+"""Samples per forward pass."""
+
 CHUNK_BATCHES = 64
 """Batches per file of a resumable extraction."""
 
@@ -183,7 +186,7 @@ def extract(
     source: Source,
     indices: Sequence[int] | Ints | None = None,
     *,
-    batch_size: int = 256,
+    batch_size: int = BATCH_SIZE,
     device: torch.device | str | None = None,
     rank: int = 0,
     world_size: int = 1,

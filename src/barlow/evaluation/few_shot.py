@@ -14,7 +14,10 @@ Floats = NDArray[np.floating]
 Ints = NDArray[np.int64]
 Method = Literal["knn", "ridge"]
 
-TEMPERATURE = 0.07
+DRAWS = 20
+"""Draws of labelled samples that are averaged."""
+
+SHOT_TEMPERATURE = 0.07
 """Temperature of the n-shot k-NN vote; k is the number of shots."""
 
 RIDGE = 1.0
@@ -73,8 +76,8 @@ def few_shot(
     test_x: Floats,
     test_y: Ints,
     *,
-    shots: int = 1,
-    draws: int = 20,
+    shots: int,
+    draws: int = DRAWS,
     method: Method = "knn",
     seed: int = 0,
 ) -> FewShotScore:
@@ -88,6 +91,6 @@ def few_shot(
         if method == "ridge":
             predicted = ridge_predict(train_x[rows], train_y[rows], test_x)
         else:
-            predicted = knn_predict(train_x[rows], train_y[rows], test_x, k=shots, temperature=TEMPERATURE)
+            predicted = knn_predict(train_x[rows], train_y[rows], test_x, k=shots, temperature=SHOT_TEMPERATURE)
         accuracies.append(float((predicted == test_y).mean()))
     return FewShotScore(tuple(accuracies), float(np.mean(accuracies)), mean_interval(accuracies))

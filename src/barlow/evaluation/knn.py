@@ -11,6 +11,9 @@ from barlow.errors import InputError
 Floats = NDArray[np.floating]
 Ints = NDArray[np.int64]
 
+K, TEMPERATURE = 200, 0.5
+"""Neighbours and temperature of Mixed Barlow Twins' evaluation; DINO's are 20 and 0.07."""
+
 BANK_BLOCK = 16384
 """Bank rows that are converted to float32 and normalised at a time."""
 
@@ -92,8 +95,8 @@ def knn_predict(
     train_y: Ints,
     test_x: Floats,
     *,
-    k: int = 200,
-    temperature: float = 0.5,
+    k: int = K,
+    temperature: float = TEMPERATURE,
     device: torch.device | str = "cpu",
 ) -> Ints:
     """The class of each test row [M] by weighted vote; of classes with equal votes, the lowest number."""
@@ -108,13 +111,10 @@ def knn_accuracy(
     test_x: Floats,
     test_y: Ints,
     *,
-    k: int = 200,
-    temperature: float = 0.5,
+    k: int = K,
+    temperature: float = TEMPERATURE,
     device: torch.device | str = "cpu",
 ) -> float:
-    """Share of test rows [M, F] whose k nearest training rows [N, F] vote for the right class.
-
-    k = 200, temperature = 0.5 are Mixed Barlow Twins' settings; k = 20, temperature = 0.07 are DINO's.
-    """
+    """Share of test rows [M, F] whose k nearest training rows [N, F] vote for the right class."""
     predicted = knn_predict(train_x, train_y, test_x, k=k, temperature=temperature, device=device)
     return float((predicted == test_y).mean())

@@ -6,9 +6,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from barlow.evaluation.few_shot import RIDGE, TEMPERATURE, Method, few_shot
+from barlow.evaluation.few_shot import DRAWS, RIDGE, SHOT_TEMPERATURE, Method, few_shot
 from barlow.evaluation.intervals import bootstrap_interval
-from barlow.evaluation.knn import knn_predict, nearest
+from barlow.evaluation.knn import TEMPERATURE, K, knn_predict, nearest
 from barlow.evaluation.linear import C_GRID, HELD_OUT, choose_c, fit_linear
 from barlow.evaluation.paper_linear import RELEASED_MIXED, PaperLinear
 from barlow.evaluation.retrieval import average_precision, recall_at
@@ -23,8 +23,8 @@ ON_FEATURES = ("raw-pixels", "pca-pixels", "random-init")
 class KNN:
     """Weighted k-NN; `KNN()` is Mixed Barlow Twins' setting, `KNN(20, 0.07)` DINO's."""
 
-    k: int = 200
-    temperature: float = 0.5
+    k: int = K
+    temperature: float = TEMPERATURE
     baselines: ClassVar[tuple[str, ...]] = ON_FEATURES
 
     @property
@@ -70,7 +70,7 @@ class FewShot:
 
     shots: int = 1
     method: Method = "knn"
-    draws: int = 20
+    draws: int = DRAWS
     baselines: ClassVar[tuple[str, ...]] = ON_FEATURES
 
     @property
@@ -90,7 +90,7 @@ class FewShot:
             method=self.method,
             seed=task.seed,
         )
-        own = {"k": self.shots, "temperature": TEMPERATURE} if self.method == "knn" else {"penalty": RIDGE}
+        own = {"k": self.shots, "temperature": SHOT_TEMPERATURE} if self.method == "knn" else {"penalty": RIDGE}
         settings = {"shots": self.shots, "draws": self.draws, "interval": "Student t over draws", **own}
         labelled = self.shots * len(np.unique(train_y))
         details = {"per_draw": list(found.accuracies)}

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ import torch
 from barlow.data import Source, holdout_split, open_source
 from barlow.errors import InputError, suggest
 from barlow.evaluation.baselines import PIXEL_SIDE, principal_pixels, random_init, raw_pixels
-from barlow.evaluation.features import preprocess_of
+from barlow.evaluation.features import BATCH_SIZE, preprocess_of
 from barlow.evaluation.frozen import frozen
 from barlow.evaluation.intervals import LEVEL
 from barlow.evaluation.overlap import content_hashes, overlap
@@ -64,14 +64,31 @@ class Splits:
     words: str
 
 
+class Settings(TypedDict, total=False):
+    """Settings of `measure` that everything built on it passes on."""
+
+    baselines: Sequence[str]
+    """names of `BASELINES`"""
+    batch_size: int
+    """samples per forward pass"""
+    device: str | torch.device | None
+    """None: a GPU where there is one"""
+    workers: int
+    """threads that read images"""
+    check_overlap: bool
+    """hash the images of both splits and of pretraining, and warn about images that are in two of them"""
+    save: bool
+    """write the results into the run's folder"""
+
+
 def measure(
     run: Run | Encoder | str | Path,
     splits: Splits,
     protocols: Iterable[EvaluationProtocol],
     *,
-    seed: int = 0,
+    seed: int,
     baselines: Sequence[str] = ("raw-pixels", "random-init"),
-    batch_size: int = 256,
+    batch_size: int = BATCH_SIZE,
     device: str | torch.device | None = None,
     workers: int = 0,
     check_overlap: bool = True,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from barlow.data import Source
 from barlow.errors import InputError
-from barlow.evaluation.features import Features, extract
+from barlow.evaluation.features import BATCH_SIZE, Features, extract
 from barlow.models import Encoder
 
 Ints = NDArray[np.int64]
@@ -47,7 +47,7 @@ class Task:
     train_set: Subset
     test_set: Subset
     seed: int = 0
-    batch_size: int = 256
+    batch_size: int = BATCH_SIZE
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     workers: int = 0
     extraction_s: float = 0.0

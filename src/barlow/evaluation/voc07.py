@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from barlow.data import Source, open_source
 from barlow.errors import InputError
 from barlow.evaluation.features import preprocess_of
 from barlow.evaluation.intervals import LEVEL
-from barlow.evaluation.session import Result, Splits, measure
+from barlow.evaluation.session import Result, Settings, Splits, measure
 from barlow.evaluation.task import Score, Subset, Task
 from barlow.models import Encoder, load_encoder
 from barlow.run import Run
@@ -37,12 +37,12 @@ def voc07(
     *,
     splits: tuple[str, str] = ("trainval", "test"),
     jobs: int = 1,
-    **settings: Any,
+    seed: int = 0,
+    **settings: Unpack[Settings],
 ) -> Result:
     """Evaluate on a folder in VOC layout (`JPEGImages/`, `ImageSets/Main/<class>_<split>.txt`), such as VOC2007.
 
-    `settings` are those of `barlow.evaluation.session.measure` (seed, baselines, device, ...); `jobs` processes
-    cross-validate at the same time.
+    `jobs` processes cross-validate at the same time.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def voc07(
     (train, train_y), (test, test_y) = (_split(folder, source, classes, name) for name in splits)
     protocol = LinearSVMs(train_y, test_y, classes, jobs)
     words = f"the data's own: fitted on {splits[0]}, scored on {splits[1]}"
-    (result,) = measure(run, Splits(train, test, words), [protocol], **settings)
+    (result,) = measure(run, Splits(train, test, words), [protocol], seed=seed, **settings)
     return result
 
 
