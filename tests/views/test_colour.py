@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from itertools import permutations
+from itertools import groupby, permutations
 
 import pytest
 import torch
@@ -56,7 +56,8 @@ def test_jitter_applies_each_samples_ops_in_its_own_order(patches: Tensor) -> No
     orders = [every[i] for i in (0, 0, 1, 2, 5, 6, 9, 13, 13, 17, 22, 23)]
     factors = {"brightness": 1.3, "contrast": 0.7, "saturation": 1.8, "hue": -0.2}
     x = patches.float() / 255
-    result = colour.jitter_(x.clone(), orders, {op: torch.full((12,), f) for op, f in factors.items()}, 1.0)
+    runs = [(order, len(list(run))) for order, run in groupby(orders)]
+    result = colour.jitter_(x.clone(), runs, {op: torch.full((12,), f) for op, f in factors.items()}, 1.0)
     for one, before, order in zip(result, x, orders, strict=True):
         expected = before
         for op in order:

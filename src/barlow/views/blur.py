@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from barlow.views.geometry import multiply
+from barlow.views.scratch import scratch
+
 _REACH = 4.0  # the kernel ends at 4 sigma, beyond which lies 6e-5 of its mass
 _MATRIX_LIMIT = 64  # pixels: up to here, on a CPU, the matrix product beats the sum over taps
 
@@ -40,7 +43,7 @@ def _blur_taps_(image: Tensor, sigma: float) -> Tensor:
     _, height, width = image.shape
     r = kernel_radius(sigma, height, width)
     taps = _taps(sigma, r)
-    both = torch.empty_like(image)
+    both = scratch("both", image.shape, image)
     for axis, size, padding in ((2, width, (r, r, 0, 0)), (1, height, (0, 0, r, r))):
         padded = F.pad(image[None], padding, mode="reflect")[0]
         torch.mul(padded.narrow(axis, r, size), taps[0], out=image)
@@ -52,20 +55,17 @@ def _blur_taps_(image: Tensor, sigma: float) -> Tensor:
 
 def _blur_matrices_(x: Tensor, sigma: Tensor) -> Tensor:
     """A batch by two products with banded matrices that have the reflection folded in."""
-    b, c, height, width = x.shape
-    columns = blur_matrix(sigma, width, x)
-    rows = columns if height == width else blur_matrix(sigma, height, x)
-    y = torch.bmm(x.reshape(b, c * height, width), columns.mT).view(b * c, height, width)
-    rows = rows[:, None].expand(b, c, height, height).reshape(b * c, height, height)
-    return x.copy_(torch.bmm(rows, y).view_as(x))
+    columns = blur_matrix(sigma, x.shape[3], x)
+    rows = columns if x.shape[2] == x.shape[3] else blur_matrix(sigma, x.shape[2], x)
+    return multiply(rows, x, columns, out=x)  # x is read by the first product and written by the second
 
 
 def blur_matrix(sigma: Tensor, size: int, like: Tensor) -> Tensor:
     """[B, size, size]: row i holds the weights with which pixel i of the blurred axis takes the pixels of the axis."""
     radius = (_REACH * sigma).ceil().clamp(1, size - 1)[:, None]
     shifts = _shifts(int(radius.max()), size)
-    t = torch.arange(len(shifts))
-    taps = torch.exp(-0.5 * (t / sigma[:, None]) ** 2) * (t <= radius)
+    t = torch.arange(len(shifts), dtype=torch.float32)
+    taps = torch.exp(-0.5 * (t / sigma[:, None]) ** 2) * (t <= radius).float()
     taps /= 2.0 * taps.sum(dim=1, keepdim=True) - taps[:, :1]
     return (taps.to(like.device, like.dtype) @ shifts.to(like.device, like.dtype)).view(-1, size, size)
 

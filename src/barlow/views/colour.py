@@ -18,6 +18,11 @@ def _per_sample(values: Tensor, x: Tensor) -> Tensor:
     return values.to(x.device, x.dtype).view(-1, 1, 1, 1)
 
 
+def _luma_weights(x: Tensor) -> Tensor:
+    channels = x.shape[1]
+    return x.new_tensor(_LUMA) if channels == 3 else x.new_full((channels,), 1.0 / channels)
+
+
 def luma(x: Tensor) -> Tensor:
     """The gray plane [B, H, W] of RGB images; the mean of the channels for any other number of channels."""
     if x.shape[1] != 3:
@@ -34,8 +39,8 @@ def brightness_(x: Tensor, factor: Tensor, top: float) -> Tensor:
 def contrast_(x: Tensor, factor: Tensor, top: float) -> Tensor:
     """Blend each sample with its mean gray: factor * x + (1 - factor) * mean."""
     factor = _per_sample(factor, x)
-    gray = luma(x.mean(dim=(2, 3), keepdim=True))[:, None]
-    return x.mul_(factor).add_((1.0 - factor).mul_(gray)).clamp_(0, top)
+    gray = x.mean(dim=(2, 3)) @ _luma_weights(x)
+    return x.mul_(factor).add_((1.0 - factor).mul_(gray.view(-1, 1, 1, 1))).clamp_(0, top)
 
 
 def saturation_(x: Tensor, factor: Tensor, top: float) -> Tensor:
@@ -64,28 +69,32 @@ def hue_(x: Tensor, shift: Tensor, top: float) -> Tensor:
     torch.add(hue[:, None], _hue_offsets(shift.to(x.device, x.dtype)), out=x)
     # |t| <= 7, where 2 - distance, clipped to [0, 1], is ||t| - 3| clipped to [1, 2], less 1
     x.abs_().sub_(3.0).abs_().clamp_(1, 2)
-    return x.mul_(chroma[:, None]).add_(low.sub_(chroma)[:, None])
+    return torch.lerp((low - chroma)[:, None], low[:, None], x, out=x)
+
+
+# places of red, green and blue on the colour circle of length 6, for a turn forward and for a turn backward
+_PLACES = torch.tensor([[0.0, 2.0, 4.0], [0.0, -4.0, -2.0]])
 
 
 def _hue_offsets(shift: Tensor) -> Tensor:
-    """[B, 3, 1, 1]: six times the shift less the place of red, green, blue, chosen so that |hue + offset| <= 7."""
-    places = torch.where(shift[:, None] >= 0, shift.new_tensor([0, 2, 4]), shift.new_tensor([0, -4, -2]))
-    return (6.0 * shift[:, None] - places)[:, :, None, None]
+    """[B, 3, 1, 1]: six times the shift less the places, of which those are taken for which |hue + offset| <= 7."""
+    places = _PLACES.to(shift.device, shift.dtype)[(shift < 0).long()]
+    return (places - 6.0 * shift[:, None]).neg_()[:, :, None, None]
 
 
 _OPS = {"brightness": brightness_, "contrast": contrast_, "saturation": saturation_, "hue": hue_}
 
 
-def jitter_(x: Tensor, orders: Sequence[tuple[str, ...]], factors: dict[str, Tensor], top: float) -> Tensor:
+def jitter_(x: Tensor, runs: Sequence[tuple[tuple[str, ...], int]], factors: dict[str, Tensor], top: float) -> Tensor:
     """Apply to each sample the ops of its order, one after another.
 
-    `orders` must be sorted, so that samples which begin with the same ops are neighbours: they share one call on a
-    slice, and nothing is gathered or masked.
+    `runs` holds (order, how many samples in a row have it). It must be sorted, so that samples which begin with the
+    same ops are neighbours: they share one call on a slice, and nothing is gathered or masked.
     """
-    for slot in range(len(orders[0]) if orders else 0):
+    for slot in range(len(runs[0][0]) if runs else 0):
         start = 0
-        for prefix, members in groupby(orders, key=lambda order: order[: slot + 1]):
-            stop = start + len(list(members))
+        for prefix, alike in groupby(runs, key=lambda run: run[0][: slot + 1]):
+            stop = start + sum(count for _, count in alike)
             op = prefix[slot]
             _OPS[op](x[start:stop], factors[op][start:stop], top)
             start = stop

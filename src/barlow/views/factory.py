@@ -21,7 +21,6 @@ def view_maker(
     image_size: int | None = None,
     reference: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
-    compile: bool = False,
 ) -> ViewMaker | SignalViewMaker | TableViewMaker:
     """The maker for a recipe of images (which needs `image_size`), signals, or table rows (with `reference` rows).
 
@@ -44,5 +43,4 @@ def view_maker(
         std=std,
         seed=seed,
         dtype=dtype,
-        compile=compile,
     )

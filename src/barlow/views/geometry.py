@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from barlow.views.random import Stream
 from barlow.views.recipes import ViewRecipe
+from barlow.views.scratch import scratch
 
 
 class Box(NamedTuple):
@@ -125,7 +126,7 @@ def _scaled(box: Box, scale: float, height: int, width: int) -> tuple[int, int, 
     return top, left, bottom, right
 
 
-def resample(images: Tensor, boxes: Boxes) -> Tensor:
+def resample(images: Tensor, boxes: Boxes, out: Tensor | None = None) -> Tensor:
     """The views [B, C, size, size], float32, of images [B, C, H, W] by two batched matrix products.
 
     Equals `cut` to float rounding, except that nothing is rounded to integers.
@@ -133,12 +134,30 @@ def resample(images: Tensor, boxes: Boxes) -> Tensor:
     b, c, height, width = images.shape
     size, kind = boxes.size, boxes.interpolation
     top, left, crop_height, crop_width, mirror, upend, turns = boxes.fields.to(images.device).unbind(1)
-    rows = interpolation_matrix(top, crop_height, upend, height, size, kind)
-    columns = interpolation_matrix(left, crop_width, mirror, width, size, kind)
-    x = torch.bmm(images.reshape(b, c * height, width).float(), columns.mT)  # [B, C H, size]
-    rows = rows[:, None].expand(b, c, size, height).reshape(b * c, size, height)
-    x = torch.bmm(rows, x.view(b * c, height, size)).view(b, c, size, size)
-    return turn(x, turns)
+    if height == width:  # one call for both axes
+        starts, lengths, flips = (
+            torch.cat([top, left]),
+            torch.cat([crop_height, crop_width]),
+            torch.cat([upend, mirror]),
+        )
+        rows, columns = interpolation_matrix(starts, lengths, flips, width, size, kind).chunk(2)
+    else:
+        rows = interpolation_matrix(top, crop_height, upend, height, size, kind)
+        columns = interpolation_matrix(left, crop_width, mirror, width, size, kind)
+    pixels = scratch("pixels", (b, c * height, width), images).copy_(images.reshape(b, c * height, width))
+    out = pixels.new_empty(b, c, size, size) if out is None else out
+    return turn(multiply(rows, pixels.view(b, c, height, width), columns, out), turns)
+
+
+def multiply(rows: Tensor, x: Tensor, columns: Tensor, out: Tensor) -> Tensor:
+    """out = rows @ x @ columns.T for every channel: rows [B, h, H], x [B, C, H, W], columns [B, w, W]."""
+    b, c, height, width = x.shape
+    h, w = rows.shape[1], columns.shape[1]
+    middle = scratch("middle", (b, c * height, w), x)
+    torch.bmm(x.view(b, c * height, width), columns.mT, out=middle)
+    per_channel = scratch("rows", (b, c, h, height), x).copy_(rows[:, None])
+    torch.bmm(per_channel.view(b * c, h, height), middle.view(b * c, height, w), out=out.view(b * c, h, w))
+    return out
 
 
 def interpolation_matrix(start: Tensor, length: Tensor, flip: Tensor, extent: int, size: int, kind: str) -> Tensor:
@@ -150,18 +169,19 @@ def interpolation_matrix(start: Tensor, length: Tensor, flip: Tensor, extent: in
     """
     reach, kernel = _KERNELS[kind]
     taps = 2 * math.ceil(reach * max(1.0, extent / size)) + 1
+    start, length = start.float()[:, None], length.float()[:, None]
     i = torch.arange(size, device=start.device)
     i = torch.where(flip[:, None].bool(), size - 1 - i, i)  # [B, size]
-    scale = (length.float() / size)[:, None]
+    scale = length / size
     stretch = scale.clamp(min=1.0)
     centre = (i + 0.5) * scale  # of the output pixel, in pixels of the crop
-    first = (centre - reach * stretch + 0.5).floor()
-    pixel = first[:, :, None] + torch.arange(taps, device=start.device)  # [B, size, taps]
-    weight = kernel((pixel + (0.5 - centre)[:, :, None]).div_(stretch[:, :, None]))
-    weight[(pixel < 0) | (pixel >= length[:, None, None])] = 0.0
-    weight /= weight.sum(dim=2, keepdim=True)
+    first = (centre - reach * stretch).add_(0.5).floor_()
+    pixel = first + torch.arange(taps, device=start.device)[:, None, None]  # [taps, B, size]
+    inside = pixel.clamp(min=0.0).minimum(length - 1.0).eq_(pixel)
+    weight = kernel((pixel - (centre - 0.5)).div_(stretch)).mul_(inside)
+    weight /= weight.sum(dim=0)
     matrix = weight.new_zeros(len(start), size, extent + 2 * taps)
-    matrix.scatter_(2, pixel.long() + (start[:, None, None] + taps), weight)
+    matrix.scatter_(2, pixel.add_(start + taps).long().permute(1, 2, 0), weight.permute(1, 2, 0))
     return matrix[:, :, taps : taps + extent]
 
 
@@ -172,9 +192,10 @@ def _triangle(t: Tensor) -> Tensor:
 def _cubic(t: Tensor) -> Tensor:
     """Keys' cubic convolution kernel with a = -1/2, Pillow's BICUBIC: zero from 2 on, its two pieces as one sum."""
     t = t.abs_().clamp_(max=2.0)
-    inner = (1.0 - t).clamp_(min=0.0)
-    outer = (2.0 - t).square_().mul_(1.0 - t).mul_(0.5)
-    return outer.add_((1.0 - 2.0 * inner).mul_(inner.square_()))
+    inner = 1.0 - t
+    outer = (2.0 - t).square_().mul_(inner).mul_(0.5)
+    inner.clamp_(min=0.0)
+    return outer.add_(inner.square().mul_(inner.mul_(-2.0).add_(1.0)))
 
 
 _KERNELS = {"bilinear": (1.0, _triangle), "bicubic": (2.0, _cubic)}  # reach in input pixels, kernel

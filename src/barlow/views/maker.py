@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import permutations
+from itertools import groupby, permutations
 
 import torch
 from torch import Tensor
@@ -15,8 +15,9 @@ from barlow.views.geometry import Box, Boxes
 from barlow.views.noise import draw_rectangles, erase_, gaussian_noise_, shuffle_pixels
 from barlow.views.random import Stream
 from barlow.views.recipes import Recipe, ViewRecipe
+from barlow.views.scratch import scratch
 
-_CHUNK = {"cpu": 2**18, "cuda": 2**28}  # values worked on at a time: a megabyte stays in a core's L2 cache
+_CHUNK = {"cpu": 2**19, "cuda": 2**28}  # values worked on at a time: two megabytes stay near a core
 _MATRIX_LIMIT = 48  # pixels: up to here, on a CPU, two matrix products beat one kernel call per image
 
 
@@ -68,7 +69,6 @@ class ViewMaker:
         std: Sequence[float],
         seed: int,
         dtype: torch.dtype = torch.float32,
-        compile: bool = False,
     ) -> None:
         """`mean` and `std` per channel: of image / 255 for uint8 images, on their own scale for float images.
 
@@ -167,8 +167,8 @@ class ViewMaker:
             colour.scale_channels_(x, draws.gains, top)
         first = int((draws.order < 0).sum())
         every_order = _orders(view)
-        orders = [every_order[i] for i in draws.order[first:].tolist()]
-        colour.jitter_(x[first:], orders, {op: factor[first:] for op, factor in draws.factors.items()}, top)
+        runs = [(every_order[i], len(list(run))) for i, run in groupby(draws.order[first:].tolist())]
+        colour.jitter_(x[first:], runs, {op: factor[first:] for op, factor in draws.factors.items()}, top)
         _apply(draws.grayscale, x, lambda part, _: colour.grayscale_(part))
         _apply(draws.sigma > 0, x, lambda part, i: gaussian_blur_(part, draws.sigma[i]))
         _apply(draws.solarize, x, lambda part, _: colour.solarize_(part, top))
@@ -313,9 +313,13 @@ def _apply(mask: Tensor, x: Tensor, op: Callable[[Tensor, Tensor], Tensor]) -> N
     index = mask.nonzero()[:, 0]
     if len(index) == len(x):
         op(x, index)
+    elif len(index) == 1:
+        op(x[index[0] : index[0] + 1], index)
     elif len(index):
         on_device = index.to(x.device)
-        x[on_device] = op(x[on_device], index)
+        part = scratch("part", (len(index), *x.shape[1:]), x)
+        torch.index_select(x, 0, on_device, out=part)
+        x.index_copy_(0, on_device, op(part, index))
 
 
 def _put(out: Tensor, index: Tensor, x: Tensor) -> None:
@@ -330,7 +334,7 @@ def _put(out: Tensor, index: Tensor, x: Tensor) -> None:
 def _take(cuts: Sequence[Tensor], index: Tensor) -> Tensor:
     """Float32 copies of chosen cuts, numbered through all tensors, with planar channels: colour runs over planes."""
     batch = len(cuts[0])
-    x = torch.empty(len(index), *cuts[0].shape[1:], device=cuts[0].device)
+    x = scratch("view", (len(index), *cuts[0].shape[1:]), cuts[0])
     for v, cut in enumerate(cuts):
         rows = (index // batch == v).nonzero()[:, 0]
         if len(rows):
@@ -339,13 +343,16 @@ def _take(cuts: Sequence[Tensor], index: Tensor) -> Tensor:
 
 
 def _resample(images: Tensor, boxes: Boxes, index: Tensor) -> Tensor:
-    chosen = images[(index % len(images)).to(images.device)]
-    return geometry.resample(chosen, replace(boxes, fields=boxes.fields[index]))
+    index_on_device = (index % len(images)).to(images.device)
+    chosen = scratch("chosen", (len(index), *images.shape[1:]), images, images.dtype)
+    torch.index_select(images, 0, index_on_device, out=chosen)
+    views = scratch("view", (len(index), images.shape[1], boxes.size, boxes.size), images)
+    return geometry.resample(chosen, replace(boxes, fields=boxes.fields[index]), views)
 
 
 def _cut(images: Tensor, boxes: Sequence[Box], index: Tensor) -> Tensor:
     size = boxes[0].size
-    x = torch.empty(len(index), images.shape[1], size, size)
+    x = scratch("view", (len(index), images.shape[1], size, size), images)
     for row, i in zip(x, index.tolist(), strict=True):
         row.copy_(geometry.cut(images[i % len(images)], boxes[i]))
     return x
