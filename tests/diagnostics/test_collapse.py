@@ -6,6 +6,7 @@ import pytest
 from barlow.diagnostics import (
     alignment,
     class_distances,
+    correlation_sample,
     correlation_summary,
     cross_correlation,
     dead_share,
@@ -54,6 +55,18 @@ def test_summary_of_agreeing_repeating_and_unrelated_features() -> None:
     assert found["diagonal"] == pytest.approx(1.0, abs=1e-4)
     assert found["off_diagonal"] < 0.01
     assert correlation_summary(independent, noise(20_000, 6, 5))["diagonal"] == pytest.approx(0.0, abs=0.01)
+
+
+def test_a_sample_of_features_is_a_part_of_the_whole_matrix() -> None:
+    a, b = noise(60, 9, 6), noise(60, 9, 7)
+    whole = cross_correlation(a, b)
+    found = correlation_sample(a, b, side=5)
+    np.testing.assert_allclose(found["matrix"], whole[::2, ::2], atol=1e-3)
+    assert found["width"] == 9
+    part = correlation_summary(a, b, features=5)
+    assert part["diagonal"] == pytest.approx(np.diagonal(whole)[::2].mean())
+    off = whole[::2, ::2][~np.eye(5, dtype=bool)]
+    assert part["off_diagonal"] == pytest.approx(np.abs(off).mean())
 
 
 def test_uniformity_and_alignment_are_the_papers_sums() -> None:

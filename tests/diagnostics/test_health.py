@@ -87,6 +87,7 @@ def examine(encoder: nn.Module, **more: object) -> dict[str, object]:
         (Nuisance(), {"initial_loss": None, "train_pairs": None}, "not-learning-yet"),
         (Content(), {"step": 0}, "not-learning-yet"),
         (Memory(TRAIN[0]), {}, "overfitting"),
+        (Memory(TRAIN[0]), {"initial_loss": 16.5}, "overfitting"),
         (Content(), {"n_train": 60}, "too-little-data"),
     ],
 )
@@ -108,7 +109,17 @@ def test_a_held_out_loss_that_rises_again_is_overfitting_before_the_gap_is_wide(
     assert verdict(evidence).state == "healthy"
     risen = Evidence(**{**_fields(evidence), "best_heldout_loss": 25.0})  # type: ignore[arg-type]
     assert verdict(risen).state == "overfitting"
-    assert "its lowest was 25" in verdict(risen).text
+    assert "whose lowest was 25" in verdict(risen).text
+
+
+def test_a_falling_knn_score_is_overfitting_even_without_a_gap() -> None:
+    found = examine(Content(), knn=0.85, best_knn=0.91)["verdict"]
+    assert isinstance(found, dict)
+    assert found["state"] == "overfitting"
+    assert "from 91.0% to 85.0%" in found["text"]
+    steady = examine(Content(), knn=0.90, best_knn=0.91)["verdict"]
+    assert isinstance(steady, dict)
+    assert steady["state"] == "healthy"
 
 
 def _fields(evidence: Evidence) -> dict[str, object]:

@@ -12,6 +12,9 @@ Floats = NDArray[np.floating]
 EPS = 1e-5
 """Added to the variance, as in the objective (BatchNorm's)."""
 
+SUMMARY_FEATURES = 1024
+"""Features that the summary of C looks at."""
+
 DEAD = 1e-4
 """A feature is dead when its standard deviation is below this share of the features' root mean square."""
 
@@ -49,16 +52,23 @@ def correlation_sample(z_a: Floats, z_b: Floats, side: int = 64) -> dict[str, An
 
     Chosen features keep the diagonal as it is; averaging blocks of C would wash it out.
     """
-    width = z_a.shape[1]
-    chosen = np.unique(np.linspace(0, width - 1, min(side, width)).round().astype(int))
+    chosen = _evenly(z_a.shape[1], side)
     c = cross_correlation(z_a[:, chosen], z_b[:, chosen])
-    return {"matrix": c.round(3).tolist(), "width": width}
+    return {"matrix": c.round(3).tolist(), "width": z_a.shape[1]}
 
 
-def correlation_summary(z_a: Floats, z_b: Floats) -> dict[str, float]:
-    """`diagonal`: mean C_ii (1: the views agree); `off_diagonal`: mean |C_ij|, i != j (0: nothing is said twice)."""
-    c = cross_correlation(z_a, z_b)
-    width = len(c)
+def _evenly(width: int, count: int) -> NDArray[np.int64]:
+    """At most `count` feature numbers, evenly spaced over the width."""
+    return np.unique(np.linspace(0, width - 1, min(count, width)).round().astype(np.int64))
+
+
+def correlation_summary(z_a: Floats, z_b: Floats, *, features: int = SUMMARY_FEATURES) -> dict[str, float]:
+    """`diagonal`: mean C_ii (1: the views agree); `off_diagonal`: mean |C_ij|, i != j (0: nothing is said twice).
+
+    Over at most `features` features, evenly spaced: all pairs of a wide embedding would cost more than a training step.
+    """
+    chosen = _evenly(z_a.shape[1], features)
+    c = cross_correlation(z_a[:, chosen], z_b[:, chosen])
     diagonal = np.diagonal(c)
-    off = (np.abs(c).sum() - np.abs(diagonal).sum()) / max(1, width * (width - 1))
+    off = (np.abs(c).sum() - np.abs(diagonal).sum()) / max(1, len(c) * (len(c) - 1))
     return {"diagonal": float(diagonal.mean()), "off_diagonal": float(off)}

@@ -40,13 +40,16 @@ def health(
     step: int | None = None,
     initial_loss: float | None = None,
     best_heldout_loss: float | None = None,
+    knn: float | None = None,
+    best_knn: float | None = None,
     mixing: bool = True,
 ) -> dict[str, Any]:
     """Rank, collapse, geometry, overfitting, mixing and a verdict, ready for `health.json`.
 
     `view_pairs` are two views [N, C, h, w] (model inputs on the networks' device) of a held-out slice,
     `train_pairs` two views of as many training images; `objective` maps (z_a, z_b) to the plain Barlow Twins loss.
-    `initial_loss` and `best_heldout_loss` are `heldout_loss` of the first and of the best earlier call. Both
+    `initial_loss` and `best_heldout_loss` are `heldout_loss` of the first and of the best earlier call, `knn` and
+    `best_knn` the k-NN accuracy now and at its best, where there are labels. Both
     networks run in eval mode and get their modes back. Rank, collapse and geometry speak of the encoder's
     features, the correlations of the embedding.
 
@@ -73,6 +76,8 @@ def health(
         train_loss=measured.get("train_loss"),
         initial_loss=initial_loss,
         best_heldout_loss=best_heldout_loss,
+        knn=knn,
+        best_knn=best_knn,
         n_train=n_train,
         step=step,
     )

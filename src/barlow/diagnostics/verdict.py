@@ -1,5 +1,6 @@
 """A verdict in plain words, and the figures it rests on."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Literal
@@ -36,6 +37,10 @@ RISE = 1.1
 """The held-out loss has risen this far above its lowest, while the gap is at least half of `GAP`."""
 
 
+KNN_FALL = 0.02
+"""The k-NN accuracy has fallen this far below its best, and by more than two standard errors, as Mixed Barlow Twins' figure 1 shows it for long training."""
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What a verdict looks at. None where it was not measured; a rule that lacks its figure is skipped."""
@@ -62,6 +67,10 @@ class Evidence:
     """held-out loss before training"""
     best_heldout_loss: float | None = None
     """lowest held-out loss so far"""
+    knn: float | None = None
+    """k-NN accuracy on held-out images, 0 to 1"""
+    best_knn: float | None = None
+    """highest k-NN accuracy so far"""
     n_train: int | None = None
     """images trained on"""
     step: int | None = None
@@ -126,7 +135,7 @@ def _few_images(e: Evidence) -> str | None:
     if e.n_train is None or e.n_train >= FEW_IMAGES:
         return None
     return (
-        f"Too little data: {e.n_train} training images are too few to learn from without labels{_gap_words(e)}. "
+        f"Too little data: {e.n_train} training images are too few to learn from without labels. "
         "Collect more images of the same kind, or start from an encoder that was trained on many."
     )
 
@@ -144,32 +153,44 @@ def _not_learning(e: Evidence) -> str | None:
 
 
 def _overfitting(e: Evidence) -> str | None:
-    share = e.loss_gap
-    if share is None or e.heldout_loss is None:
+    signs = [words for words in (_remembers(e), _forgets(e)) if words]
+    if not signs:
         return None
-    risen = e.best_heldout_loss is not None and e.heldout_loss > RISE * e.best_heldout_loss
+    remedy = "Mixed Barlow Twins, stronger augmentation, more images or fewer epochs help."
+    return f"Overfitting: {' and '.join(signs)}. {remedy}"
+
+
+def _remembers(e: Evidence) -> str | None:
+    """Training images have a much lower loss than others."""
+    share = e.loss_gap
+    if share is None:
+        return None
+    risen = e.best_heldout_loss is not None and (e.heldout_loss or 0.0) > RISE * e.best_heldout_loss
     if share < GAP and not (risen and share >= GAP / 2):
         return None
-    lowest = f"; its lowest was {e.best_heldout_loss:.4g}" if risen else ""
-    return (
-        f"Overfitting{_gap_words(e)}{lowest}. Mixed Barlow Twins, stronger augmentation, more images or fewer "
-        "epochs help."
-    )
+    lowest = f", whose lowest was {e.best_heldout_loss:.4g}" if risen else ""
+    return f"the loss is {e.train_loss:.4g} on images trained on and {e.heldout_loss:.4g} on others{lowest}"
 
 
-def _gap_words(e: Evidence) -> str:
-    if e.loss_gap is None:
-        return ""
-    return f" (loss {e.heldout_loss:.4g} on images not trained on, {e.train_loss:.4g} on images trained on)"
+def _forgets(e: Evidence) -> str | None:
+    """Features have become worse at telling classes apart."""
+    if e.knn is None or e.best_knn is None:
+        return None
+    error = math.sqrt(2 * e.best_knn * (1 - e.best_knn) / e.n)  # of the difference of two accuracies on n images
+    if e.best_knn - e.knn < max(KNN_FALL, 2 * error):
+        return None
+    return f"the k-NN accuracy has fallen from {e.best_knn:.1%} to {e.knn:.1%}"
 
 
 def _healthy(e: Evidence) -> str:
     possible = min(e.n - 1, e.width)
-    return (
+    text = (
         f"Healthy: the views agree (mean diagonal {e.diagonal:.2f}), features say different things (mean "
-        f"off-diagonal |C| {e.off_diagonal:.2f}, about {e.effective_rank:.0f} of {possible} possible "
-        f"directions){_gap_words(e)}."
+        f"off-diagonal |C| {e.off_diagonal:.2f}, about {e.effective_rank:.0f} of {possible} possible directions)."
     )
+    if e.loss_gap is None:
+        return text
+    return f"{text} The loss is {e.train_loss:.4g} on images trained on and {e.heldout_loss:.4g} on others."
 
 
 _RULES: tuple[tuple[State, Callable[[Evidence], str | None]], ...] = (
@@ -177,6 +198,6 @@ _RULES: tuple[tuple[State, Callable[[Evidence], str | None]], ...] = (
     ("not-learning-yet", _untouched),
     ("collapsed-dimensional", _dimensional),
     ("too-little-data", _few_images),
-    ("not-learning-yet", _not_learning),
     ("overfitting", _overfitting),
+    ("not-learning-yet", _not_learning),
 )
