@@ -106,7 +106,7 @@ def make_run(tmp_path: Path, source: Source, encoder: Encoder) -> MakeRun:
         assert encoder.preprocess is not None
         save_encoder(encoder, encoder.preprocess, folder)
         if pictures:
-            make_gallery(run, source, encoder, layout="tsne")
+            make_gallery(run, source, run.encoder(), layout="tsne")
         return run
 
     return make

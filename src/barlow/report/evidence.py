@@ -54,7 +54,7 @@ def verdict_of(story: Story) -> tuple[str, str]:
 
 def quality_line(story: Story) -> tuple[str, Markup]:
     """(state, one line): the score that counts, with its interval, against the baselines."""
-    e = best_evaluation(story)
+    e = best_evaluation(story.evaluations)
     if e is None:
         return "open", Markup("not measured yet")
     state, words = outcome(e)

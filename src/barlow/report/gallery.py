@@ -6,6 +6,7 @@ Two files in the run folder: `gallery.json` (names, choices, how it was made) an
     labels      int64   [N]     -1 without labels
     neighbours  int32   [N, K]  the K nearest other samples by cosine of the features, nearest first
     cosines     float32 [N, K]  their cosines
+    features    float16 [N, F]  of unit length, for searching
     atlas       uint8   [bytes] one JPEG: thumbnails in rows of `columns`, `thumb` pixels each; absent for signals
     views       uint8   [bytes] one JPEG: column i holds view A over view B of one image; absent without a view maker
 """
@@ -124,6 +125,7 @@ def make_gallery(
         "labels": np.full(len(coords), -1, np.int64) if features.y is None else features.y,
         "neighbours": neighbours.astype(np.int32),
         "cosines": cosines,
+        "features": unit_rows(features.x).astype(np.float16),
     }
     columns = 0
     if pictures is not None:
@@ -208,9 +210,14 @@ def _other_neighbours(x: Floats, k: int) -> tuple[Ints, Floats]:
     return indices[keep].reshape(shape), cosines[keep].reshape(shape)
 
 
+def unit_rows(x: Floats) -> Floats:
+    """Rows of length one; a row of zeros stays."""
+    return np.asarray(x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12))
+
+
 def _layout(x: Floats, layout: str, seed: int) -> tuple[Floats, str]:
     """Two coordinates per row, of unit-length features; the long side of the map is 0 to 1."""
-    units = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    units = unit_rows(x)
     width = min(50, *units.shape)
     reduced = PCA(width, random_state=seed).fit_transform(units) if width < units.shape[1] else units
     coords, name = _umap(reduced, seed) if layout == "umap" else _tsne(reduced, seed)

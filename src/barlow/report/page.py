@@ -39,26 +39,31 @@ def write_report(runs: "Sequence[Run]", out: Path) -> Path:
 
 def render(stories: Sequence[Story]) -> str:
     """The page. Its security policy lets nothing run but the page's own script, and nothing load from anywhere."""
-    script = _template("page.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    script = template("page.js")
     parts = {
         "title": escape(" · ".join(s.name for s in stories)),
-        "policy": escape(f"{POLICY}; script-src 'sha256-{digest}'"),
-        "style": Markup(_template("page.css") + pictures.atlas_style(stories)),
+        "policy": escape(f"{POLICY}; script-src {script_source(script)}"),
+        "style": Markup(template("page.css") + pictures.atlas_style(stories)),
         "body": _body(stories),
         "data": data_block("galleries", pictures.gallery_data(stories)),
         "script": Markup(script),
     }
-    return _fill(_template("page.html"), parts)
+    return fill(template("page.html"), parts)
 
 
-def _template(name: str) -> str:
+def script_source(script: str) -> str:
+    """The source expression of a content security policy that allows this script and no other."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+def template(name: str) -> str:
+    """A file of this package as text."""
     return resources.files("barlow.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _fill(template: str, parts: Mapping[str, Markup]) -> str:
+def fill(text: str, parts: Mapping[str, Markup]) -> str:
     """Put each part at its `{{name}}`; one pass, so that nothing in a part is taken for a place."""
-    first, *rest = template.split("{{")
+    first, *rest = text.split("{{")
     filled = [parts[name] + tail for name, _, tail in (piece.partition("}}") for piece in rest)]
     return first + "".join(filled)
 

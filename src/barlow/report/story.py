@@ -1,6 +1,6 @@
 """A run folder read once, and how its values are put into words."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -131,10 +131,10 @@ def outcome(evaluation: Mapping[str, Any]) -> tuple[str, str]:
     return ("bad", f"behind {rival}") if high < against[0] else ("open", f"not clearly ahead of {rival}")
 
 
-def best_evaluation(story: Story) -> dict[str, Any] | None:
+def best_evaluation(evaluations: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """The evaluation that answers first: the linear probe, else k-NN, else whatever there is."""
     order = {"linear": 0, "knn": 1}
-    return min(story.evaluations, key=lambda e: order.get(e["protocol"], 2), default=None)
+    return min(evaluations, key=lambda e: order.get(e["protocol"], 2), default=None)
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

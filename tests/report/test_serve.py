@@ -1,0 +1,226 @@
+"""The local server shows the runs of its folder, finds images, and reads nothing else for nobody else."""
+
+import io
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from barlow.data import Source
+from barlow.errors import InputError
+from barlow.report import read_gallery
+from barlow.run import Run
+from barlow.serve import MOST_BYTES, Server, find_runs, find_similar, open_image
+
+MakeRun = Callable[..., Run]
+
+
+def png(source: Source, point: int) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(source.read(point).permute(1, 2, 0).numpy()).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.fixture
+def server(make_run: MakeRun, tmp_path: Path) -> Iterator[Server]:
+    make_run("first")
+    make_run("second", bare=True)
+    (tmp_path / "secret.txt").write_text("secret")
+    with Server(tmp_path / "runs", port=0) as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def ask(
+    server: Server, method: str, path: str, body: bytes | None = None, **headers: str
+) -> tuple[HTTPResponse, bytes]:
+    connection = HTTPConnection("127.0.0.1", server.server_address[1], timeout=20)
+    try:
+        connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+        response = connection.getresponse()
+        return response, response.read()
+    finally:
+        connection.close()
+
+
+def test_the_runs_are_listed_with_their_latest_figures(server: Server) -> None:
+    response, body = ask(server, "GET", "/runs.json")
+    runs = json.loads(body)
+    assert response.status == 200
+    assert [run["name"] for run in runs] == ["first", "second"]
+    assert runs[0] | {"score": ""} == {
+        "name": "first",
+        "status": "finished",
+        "epoch": 5,
+        "loss": 40.0,
+        "images_per_s": 905.0,
+        "knn": 80.0,
+        "score": "",
+        "searchable": True,
+    }
+    assert runs[0]["score"].startswith("linear probe 91.0% on ")
+    assert (runs[1]["epoch"], runs[1]["searchable"]) == (None, False)
+
+
+def test_new_lines_show_at_the_next_look(server: Server, tmp_path: Path) -> None:
+    with (tmp_path / "runs" / "first" / "metrics.jsonl").open("a") as stream:
+        stream.write(json.dumps({"kind": "epoch", "epoch": 6, "step": 60, "loss": 12.5}) + "\n")
+        stream.write('{"kind": "epoch", "epoch": 7, "lo')  # a line that is just being written
+    first = json.loads(ask(server, "GET", "/runs.json")[1])[0]
+    assert (first["epoch"], first["loss"]) == (6, 12.5)
+
+
+def test_chosen_runs_are_compared_on_one_page(server: Server) -> None:
+    response, body = ask(server, "GET", "/report?run=first&run=second")
+    assert response.status == 200
+    assert b"2 runs side by side" in body
+
+
+def test_an_image_finds_itself_first_with_its_picture(server: Server, source: Source) -> None:
+    response, body = ask(server, "POST", "/search?run=first", png(source, 13))
+    matches = json.loads(body)["matches"]
+    assert response.status == 200
+    assert matches[0]["name"].endswith("13.png")
+    assert matches[0]["similarity"] == pytest.approx(1, abs=2e-3)
+    assert len(matches) == 12
+    assert matches[0]["picture"].startswith("data:image/png;base64,")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../secret.txt",
+        "/..%2fsecret.txt",
+        "/runs/first/config.json",
+        "/first/config.json",
+        "/report?run=..",
+        "/report?run=../secret.txt",
+        "/report?run=%2e%2e%2fruns%2ffirst",
+        "/report?run=first/../first",
+        "/report?run=/etc",
+        "//etc/passwd",
+        "/etc/passwd",
+    ],
+)
+def test_nothing_outside_the_listed_runs_is_read(path: str, server: Server) -> None:
+    response, body = ask(server, "GET", path)
+    assert response.status == 404
+    assert b"secret" not in body.replace(b"secret.txt", b"")
+
+
+def test_a_link_that_leads_out_of_the_folder_is_no_run(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run("inside", bare=True)
+    outside = tmp_path / "elsewhere" / "run"
+    outside.mkdir(parents=True)
+    (outside / "config.json").write_text("{}")
+    (tmp_path / "runs" / "link").symlink_to(outside)
+    assert list(find_runs(tmp_path / "runs")) == ["inside"]
+
+
+def test_runs_in_subfolders_are_found_by_their_relative_path(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run("grid/a", bare=True)
+    make_run("grid/b", bare=True)
+    assert list(find_runs(tmp_path / "runs")) == ["grid/a", "grid/b"]
+    assert list(find_runs(tmp_path / "runs" / "grid" / "a")) == ["."]
+
+
+@pytest.mark.parametrize("headers", [{"Host": "evil.example"}, {"Origin": "https://evil.example"}, {"Host": ""}])
+def test_other_web_sites_are_refused(headers: dict[str, str], server: Server, source: Source) -> None:
+    for method, path, body in (("GET", "/runs.json", None), ("POST", "/search?run=first", png(source, 1))):
+        response, answer = ask(server, method, path, body, **headers)
+        assert response.status == 403
+        assert b"first" not in answer
+
+
+def test_it_listens_to_this_machine_only(server: Server) -> None:
+    assert server.server_address[0] == "127.0.0.1"
+
+
+def test_an_upload_that_is_too_large_is_refused_unread(server: Server) -> None:
+    response, body = ask(server, "POST", "/search?run=first", b"x", Content_Length=str(MOST_BYTES + 1))
+    assert response.status == 413
+    assert "20 MB at most" in json.loads(body)["error"]
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%PDF-1.4"])
+def test_an_upload_that_is_no_image_is_one_clear_line(content: bytes, server: Server) -> None:
+    response, body = ask(server, "POST", "/search?run=first", content)
+    assert response.status == 400
+    assert "not a readable image" in json.loads(body)["error"]
+
+
+def test_a_truncated_and_a_gigantic_image_are_refused(source: Source) -> None:
+    with pytest.raises(InputError, match="not a readable image"):
+        open_image(png(source, 0)[:-60])
+    stream = io.BytesIO()
+    Image.new("1", (8_000, 8_000)).save(stream, "PNG")
+    with pytest.raises(InputError, match="8000 x 8000 pixels"):
+        open_image(stream.getvalue())
+
+
+def test_a_run_without_pictures_and_one_of_another_encoder_say_what_to_do(make_run: MakeRun, source: Source) -> None:
+    with pytest.raises(InputError, match="barlow report"):
+        find_similar(make_run("bare", pictures=False), png(source, 0))
+    run = make_run()
+    facts = json.loads((run.path / "gallery.json").read_text())
+    (run.path / "gallery.json").write_text(json.dumps(facts | {"encoder": "00"}))
+    with pytest.raises(InputError, match="earlier encoder"):
+        find_similar(run, png(source, 0))
+
+
+def test_the_gallery_keeps_unit_features(make_run: MakeRun) -> None:
+    gallery = read_gallery(make_run().path)
+    assert gallery is not None
+    lengths = np.linalg.norm(gallery.arrays["features"].astype(np.float32), axis=1)
+    assert lengths == pytest.approx(np.ones(60), abs=1e-2)
+
+
+def test_pages_forbid_foreign_content(server: Server) -> None:
+    response, body = ask(server, "GET", "/")
+    assert "default-src 'none'" in str(response.getheader("Content-Security-Policy"))
+    assert response.getheader("X-Content-Type-Options") == "nosniff"
+    assert b"Search by image" in body
+
+
+def test_a_folder_or_port_that_cannot_be_served_is_one_clear_line(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no folder at"):
+        Server(tmp_path / "nothing")
+    with pytest.raises(InputError, match="cannot listen on"):
+        Server(tmp_path, port=int(server.server_address[1]))
+
+
+@pytest.mark.slow
+def test_in_a_browser_the_list_fills_and_a_chosen_file_finds_its_image(
+    server: Server, source: Source, tmp_path: Path
+) -> None:
+    playwright: Any = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
+    import shutil
+
+    chromium = shutil.which("chromium") or pytest.skip("needs Chromium")
+    (tmp_path / "query.png").write_bytes(png(source, 13))
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        page, troubles = browser.new_page(), []
+        page.on("console", lambda message: troubles.append(message.text))
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.goto(f"http://127.0.0.1:{server.server_address[1]}/")
+        page.wait_for_selector("#runs tr")
+        page.set_input_files("#file", tmp_path / "query.png")
+        page.wait_for_selector(".match")
+        assert page.locator(".match figcaption").first.inner_text().endswith("13.png")
+        page.screenshot(path=tmp_path / "serve.png", full_page=True)
+        page.get_by_label("Compare first").check()
+        page.get_by_label("Compare second").check()
+        page.get_by_role("button", name="Show the chosen runs").click()
+        page.wait_for_selector("h1:has-text('2 runs side by side')")
+        browser.close()
+    assert [trouble for trouble in troubles if "favicon" not in trouble] == []
