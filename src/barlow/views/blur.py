@@ -63,15 +63,15 @@ def _blur_matrices_(x: Tensor, sigma: Tensor) -> Tensor:
 def blur_matrix(sigma: Tensor, size: int, like: Tensor) -> Tensor:
     """[B, size, size]: row i holds the weights with which pixel i of the blurred axis takes the pixels of the axis."""
     radius = (_REACH * sigma).ceil().clamp(1, size - 1)[:, None]
-    shifts = _shifts(int(radius.max()), size)
+    shifts = _shifts(int(radius.max()), size, like.device)
     t = torch.arange(len(shifts), dtype=torch.float32)
     taps = torch.exp(-0.5 * (t / sigma[:, None]) ** 2) * (t <= radius).float()
     taps /= 2.0 * taps.sum(dim=1, keepdim=True) - taps[:, :1]
-    return (taps.to(like.device, like.dtype) @ shifts.to(like.device, like.dtype)).view(-1, size, size)
+    return (taps.to(like.device, like.dtype) @ shifts.to(like.dtype)).view(-1, size, size)
 
 
 @lru_cache(maxsize=16)
-def _shifts(radius: int, size: int) -> Tensor:
+def _shifts(radius: int, size: int, device: torch.device) -> Tensor:
     """[radius + 1, size * size]: for each t the matrix that adds the pixels t to the left and t to the right."""
     i = torch.arange(size)
     matrices = torch.zeros(radius + 1, size, size)
@@ -79,4 +79,4 @@ def _shifts(radius: int, size: int) -> Tensor:
         for j in {t, -t}:
             reflected = size - 1 - (size - 1 - (i + j).abs()).abs()
             matrices[t].index_put_((i, reflected), torch.ones(size), accumulate=True)
-    return matrices.flatten(1)
+    return matrices.flatten(1).to(device)

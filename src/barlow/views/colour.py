@@ -5,6 +5,7 @@ images, which clamps after each op and, unlike Pillow, does not round to integer
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import groupby
 
 import torch
@@ -18,9 +19,10 @@ def _per_sample(values: Tensor, x: Tensor) -> Tensor:
     return values.to(x.device, x.dtype).view(-1, 1, 1, 1)
 
 
-def _luma_weights(x: Tensor) -> Tensor:
-    channels = x.shape[1]
-    return x.new_tensor(_LUMA) if channels == 3 else x.new_full((channels,), 1.0 / channels)
+@lru_cache(maxsize=8)
+def _luma_weights(channels: int, device: torch.device) -> Tensor:
+    weights = _LUMA if channels == 3 else (1.0 / channels,) * channels
+    return torch.tensor(weights, device=device)
 
 
 def luma(x: Tensor) -> Tensor:
@@ -39,7 +41,7 @@ def brightness_(x: Tensor, factor: Tensor, top: float) -> Tensor:
 def contrast_(x: Tensor, factor: Tensor, top: float) -> Tensor:
     """Blend each sample with its mean gray: factor * x + (1 - factor) * mean."""
     factor = _per_sample(factor, x)
-    gray = x.mean(dim=(2, 3)) @ _luma_weights(x)
+    gray = x.mean(dim=(2, 3)) @ _luma_weights(x.shape[1], x.device).to(x.dtype)
     return x.mul_(factor).add_((1.0 - factor).mul_(gray.view(-1, 1, 1, 1))).clamp_(0, top)
 
 
@@ -72,14 +74,16 @@ def hue_(x: Tensor, shift: Tensor, top: float) -> Tensor:
     return torch.lerp((low - chroma)[:, None], low[:, None], x, out=x)
 
 
-# places of red, green and blue on the colour circle of length 6, for a turn forward and for a turn backward
-_PLACES = torch.tensor([[0.0, 2.0, 4.0], [0.0, -4.0, -2.0]])
+# minus the places of red, green and blue on the colour circle of length 6, for a turn forward and for one backward
+_FORWARD = torch.tensor([[[[0.0]], [[-2.0]], [[-4.0]]]])
+_BACKWARD = torch.tensor([[[[0.0]], [[4.0]], [[2.0]]]])
 
 
 def _hue_offsets(shift: Tensor) -> Tensor:
     """[B, 3, 1, 1]: six times the shift less the places, of which those are taken for which |hue + offset| <= 7."""
-    places = _PLACES.to(shift.device, shift.dtype)[(shift < 0).long()]
-    return (places - 6.0 * shift[:, None]).neg_()[:, :, None, None]
+    shift = shift.view(-1, 1, 1, 1)
+    places = torch.where(shift < 0, _BACKWARD.to(shift.device), _FORWARD.to(shift.device))
+    return places.add(shift, alpha=6.0)
 
 
 _OPS = {"brightness": brightness_, "contrast": contrast_, "saturation": saturation_, "hue": hue_}

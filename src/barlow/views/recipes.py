@@ -187,7 +187,17 @@ _RECIPES = (
         blur=0.2,
     ),
     # text and digits: a mirrored letter is another letter
-    _twice("document", flip=0.0, crop_scale=(0.4, 1.0), jitter=0.8, brightness=0.4, contrast=0.4, blur=0.3, erase=0.2),
+    _twice(
+        "document",
+        flip=0.0,
+        crop_scale=(0.4, 1.0),
+        jitter=0.8,
+        brightness=0.4,
+        contrast=0.4,
+        blur=0.3,
+        erase=0.2,
+        erase_scale=(0.02, 0.2),
+    ),
     _twice(
         "digits",
         flip=0.0,
