@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from barlow.errors import InputError
-from barlow.evaluation import choose_c, fit_linear, linear_probe
+from barlow.evaluation import choose_c, fit_linear, linear, linear_probe
 from barlow.evaluation.linear import C_GRID
 
 
@@ -42,6 +42,15 @@ def test_without_standardising_it_is_scikit_learns_fit_of_the_features_as_they_a
     probe = fit_linear(x, y, c=0.5, standardise=False, tolerance=1e-9)
     reference = LogisticRegression(C=0.5, tol=1e-9, max_iter=5000).fit(x.astype(np.float64), y)
     np.testing.assert_allclose(probe.weight, reference.coef_, atol=2e-4, rtol=1e-3)
+
+
+def test_blocks_and_single_precision_of_large_data_find_the_same_solution(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = blobs(300, 4, 6, 1.0, 9)
+    exact = fit_linear(x, y, c=1.0, tolerance=1e-7)
+    monkeypatch.setattr(linear, "BLOCK", 64)
+    np.testing.assert_allclose(fit_linear(x, y, c=1.0, tolerance=1e-7).weight, exact.weight, atol=1e-5)
+    monkeypatch.setattr(linear, "EXACT_VALUES", 100)
+    np.testing.assert_allclose(fit_linear(x, y, c=1.0).weight, exact.weight, atol=2e-3)
 
 
 def test_labels_need_not_be_consecutive() -> None:

@@ -38,7 +38,7 @@ RISE = 1.1
 
 
 KNN_FALL = 0.02
-"""The k-NN accuracy has fallen this far below its best, and by more than two standard errors, as Mixed Barlow Twins' figure 1 shows it for long training."""
+"""The k-NN accuracy has fallen this far below its best, and by more than two standard errors."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,12 @@ Ints = NDArray[np.int64]
 C_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 """Inverse regularisers tried on the held-out slice of the training set (scikit-learn's `C`)."""
 
+EXACT_VALUES = 50_000_000
+"""Up to this many feature values rows are kept in float64, above in float32; sums over rows are always float64."""
+
+BLOCK = 16384
+"""Rows whose logits are held at a time."""
+
 HELD_OUT = 0.2
 """Share of the training set on which the regulariser is chosen."""
 
@@ -55,13 +61,13 @@ def fit_linear(
     max_iterations: int = 2000,
     device: torch.device | str = "cpu",
 ) -> LinearProbe:
-    """Minimise `sum_n cross-entropy_n + ||W||^2 / (2 c)` in float64; the bias is not penalised.
+    """Minimise `sum_n cross-entropy_n + ||W||^2 / (2 c)`; the bias is not penalised.
 
     The solution is that of scikit-learn's `LogisticRegression(C=c)`; for two classes the penalty is doubled, which
-    makes it so there too. `standardise` brings
-    every feature to mean 0 and variance 1 first (statistics of `x`), which makes `c` mean the same for every
-    encoder. `tolerance` is the largest component of the (preconditioned) gradient of the mean objective at which
-    to stop. `start` is a probe of the same data to begin from.
+    makes it so there too. `standardise` brings every feature to mean 0 and variance 1 first (statistics of `x`), so
+    that `c` means the same for every encoder. `tolerance` is the largest component of the (preconditioned) gradient
+    of the mean objective at which to stop. `start` is a probe of the same data to begin from. Held beside the
+    features are one copy of them and the logits of one block.
 
     Raises
     ------
@@ -74,7 +80,7 @@ def fit_linear(
     if not np.isfinite(x).all():
         raise InputError("the features hold NaN or infinity: check the encoder that made them")
     mean, scale = _statistics(x) if standardise else (np.zeros(x.shape[1]), np.ones(x.shape[1]))
-    problem = _Problem((x - mean) / scale, target, len(classes), c, device)
+    problem = _Problem(_Rows(x, mean, scale, device), target, len(classes), c)
     first = problem.pack(start.weight, start.bias) if start else np.zeros(problem.size)
     options = {"maxiter": max_iterations, "gtol": tolerance, "ftol": 1e-14, "maxcor": 20}
     found = minimize(problem, first, jac=True, method="L-BFGS-B", options=options)
@@ -88,6 +94,27 @@ def _statistics(x: Floats) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return mean, np.where(scale > 1e-8 * max(1e-30, float(scale.max(initial=0.0))), scale, 1.0)
 
 
+class _Rows:
+    """Standardised features [N, F], rotated to their principal axes once they are known."""
+
+    def __init__(self, x: Floats, mean: Floats, scale: Floats, device: torch.device | str) -> None:
+        exact = x.size <= EXACT_VALUES
+        self.values = torch.empty(x.shape, dtype=torch.float64 if exact else torch.float32, device=device)
+        moments = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64, device=device)
+        for start in range(0, len(x), BLOCK):
+            block = torch.as_tensor((x[start : start + BLOCK] - mean) / scale, dtype=torch.float64, device=device)
+            moments += block.T @ block / len(x)
+            self.values[start : start + BLOCK] = block
+        self.moments, self.basis = torch.linalg.eigh(moments)
+
+    def rotate(self, stretch: Tensor) -> Tensor:
+        """The rows along the axes, each axis times its stretch [F]; they take the place of the standardised ones."""
+        turn = self.basis * stretch
+        for block in torch.split(self.values, BLOCK):
+            block.copy_(block.double() @ turn)
+        return self.values
+
+
 class _Problem:
     """Mean penalised cross-entropy and its gradient as a function of a flat vector that stands for (W, b).
 
@@ -95,16 +122,16 @@ class _Problem:
     V = W U / s instead: U are the eigenvectors of X'X / N, and 1 / s^2 is about the curvature along each of them.
     """
 
-    def __init__(self, x: Floats, target: Ints, classes: int, c: float, device: torch.device | str) -> None:
-        rows = torch.as_tensor(x, dtype=torch.float64, device=device)
+    def __init__(self, rows: _Rows, target: Ints, classes: int, c: float) -> None:
+        n, width = rows.values.shape
         # Two classes: scikit-learn has one logit u, penalised by u^2; here it is split evenly over two, (u/2, -u/2).
-        self.penalty = (2.0 if classes == 2 else 1.0) / (c * len(x))
-        moments, self.basis = torch.linalg.eigh(rows.T @ rows / len(x))
-        self.scale = (0.25 * moments.clamp(min=0) + self.penalty).rsqrt()
-        self.x = (rows @ self.basis) * self.scale
-        self.target = torch.as_tensor(target, device=device)
-        self.shape = (classes, x.shape[1])
-        self.size = classes * (x.shape[1] + 1)
+        self.penalty = (2.0 if classes == 2 else 1.0) / (c * n)
+        self.basis = rows.basis
+        self.scale = (0.25 * rows.moments.clamp(min=0) + self.penalty).rsqrt()
+        self.x = rows.rotate(self.scale)
+        self.target = torch.as_tensor(target, device=self.x.device)
+        self.shape = (classes, width)
+        self.size = classes * (width + 1)
 
     def pack(self, weight: Floats, bias: Floats) -> NDArray[np.float64]:
         rotated = torch.as_tensor(weight, device=self.x.device) @ self.basis / self.scale
@@ -122,18 +149,16 @@ class _Problem:
 
     def __call__(self, flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         weight, bias = self._split(flat)
-        log_p = F.log_softmax(torch.addmm(bias, self.x, weight.T), dim=1)
         shrunk = weight * self.scale  # W U: as long as W
-        loss = F.nll_loss(log_p, self.target) + 0.5 * self.penalty * shrunk.square().sum()
-        error = self._error(log_p)
-        slope = torch.cat([(error.T @ self.x + self.penalty * shrunk * self.scale).flatten(), error.sum(dim=0)])
-        return float(loss), slope.cpu().numpy()
-
-    def _error(self, log_p: Tensor) -> Tensor:
-        """d(mean cross-entropy)/d(logits) [N, K]: (probability - one-hot) / N."""
-        error = log_p.exp()
-        error[torch.arange(len(error), device=error.device), self.target] -= 1
-        return error / len(error)
+        loss = 0.5 * self.penalty * shrunk.square().sum()
+        slope, slope_bias = self.penalty * shrunk * self.scale, torch.zeros_like(bias)
+        for rows, target in zip(torch.split(self.x, BLOCK), torch.split(self.target, BLOCK), strict=True):
+            log_p = F.log_softmax((rows @ weight.T.to(rows.dtype)).double() + bias, dim=1)
+            loss += F.nll_loss(log_p, target, reduction="sum") / len(self.x)
+            error = (log_p.exp() - F.one_hot(target, len(bias))) / len(self.x)  # d(cross-entropy) / d(logits)
+            slope += (error.T.to(rows.dtype) @ rows).double()
+            slope_bias += error.sum(dim=0)
+        return float(loss), torch.cat([slope.flatten(), slope_bias]).cpu().numpy()
 
 
 def choose_c(
@@ -155,7 +180,7 @@ def choose_c(
         return 1.0
     best, chosen, probe = -1.0, 1.0, None
     for c in sorted(grid):
-        probe = fit_linear(x[fit], y[fit], c=c, start=probe, tolerance=1e-4, device=device)
+        probe = fit_linear(x[fit], y[fit], c=c, start=probe, device=device)
         right = float((probe.predict(x[check]) == y[check]).mean())
         if right > best:
             best, chosen = right, c
