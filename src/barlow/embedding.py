@@ -16,8 +16,7 @@ from barlow.data import Source, open_source
 from barlow.data.decode import IMAGE_SUFFIXES
 from barlow.data.files import from_files
 from barlow.errors import InputError, suggest
-from barlow.evaluation.features import Features, extract
-from barlow.evaluation.knn import nearest
+from barlow.evaluation import Features, extract, nearest
 from barlow.models import Encoder, load_encoder
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from barlow.errors import InputError
-from barlow.evaluation.knn import nearest
+from barlow.evaluation import nearest
 from barlow.models import Encoder
 from barlow.report.charts import data_address
 from barlow.report.gallery import FACTS as GALLERY

@@ -46,7 +46,8 @@ def test_ticks_always_cover_and_are_few(low: float, span: float) -> None:
 
 
 def test_log_ticks_go_finer_where_the_range_is_short() -> None:
-    assert log_ticks(23, 90) == pytest.approx([20, 50, 100])
+    assert log_ticks(23, 170) == pytest.approx([20, 50, 100, 200])
+    assert log_ticks(215, 420) == [200, 250, 300, 350, 400, 450]
     assert log_ticks(0.02, 30) == pytest.approx([0.01, 0.1, 1, 10, 100])
 
 

@@ -42,7 +42,10 @@ def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten that cover [low, high]; with 2 and 5 between them where that is less than two powers."""
+    """Marks that cover [low, high]: powers of ten; with 2 and 5 below two powers; round numbers below a factor of 5."""
+    even = [mark for mark in ticks(low, high) if mark > 0]
+    if high / low < 5 and even[0] <= low and len(even) > 1:
+        return even
     first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
     if high / low > 100:
         return [10.0**i for i in range(first, last + 1)]

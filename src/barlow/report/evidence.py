@@ -314,7 +314,11 @@ def _correlation(story: Story, named: bool) -> Markup:
     width = int(found.get("width", len(matrix)))
     shown = f"{len(matrix)} of {width:,} features" if width > len(matrix) else f"all {width} features"
     diagonal, rest = (story.health.get(name) for name in ("diagonal", "off_diagonal"))
-    means = "" if diagonal is None or rest is None else f" Mean C_ii {diagonal:.3f}, mean |C_ij| off it {rest:.3f}."
+    means = (
+        ""
+        if diagonal is None or rest is None
+        else f" Mean of the diagonal {diagonal:.3f}, of the rest {rest:.3f} (absolute)."
+    )
     title = "Cross-correlation" + (f" of {story.name}" if named else "") + ","
     caption = (
         f"{shown} of the embedding: red 1, blue \u22121. The objective wants a red diagonal on empty paper.{means}"

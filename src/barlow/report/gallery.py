@@ -32,8 +32,7 @@ from torch import Tensor
 
 from barlow.data import Source
 from barlow.errors import InputError, suggest
-from barlow.evaluation.features import extract, read_images
-from barlow.evaluation.knn import nearest
+from barlow.evaluation import extract, nearest
 from barlow.models import Encoder, Preprocess
 
 if TYPE_CHECKING:
@@ -246,7 +245,7 @@ def _pictures(source: Source, ids: Ints) -> Tensor:
     native = min(source.read(int(ids[0])).shape[-2:])
     side = max(16, min(96, room, math.ceil(native / 8) * 8))
     square = Preprocess(side, source.channels, (0.0,) * source.channels, (1.0,) * source.channels)
-    return _displayable(read_images(source, ids, square)[0])
+    return _displayable(torch.cat([square.fit(source.read(int(i))[None]) for i in ids]))
 
 
 def _displayable(images: Tensor) -> Tensor:
