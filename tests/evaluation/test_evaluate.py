@@ -220,6 +220,19 @@ def test_a_runs_results_are_saved_and_say_which_images_pretraining_saw(tmp_path:
     assert len(run.evaluations()) == 1
 
 
+@pytest.mark.parametrize("shape", [(5,), (2, 40)])
+def test_tables_and_signals_are_measured_like_images(shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(80) % 2
+    values = rng.standard_normal((80, *shape)) + 3.0 * (2 * labels - 1).reshape(-1, *[1] * len(shape))
+    data = from_array(values.astype(np.float32), name="values", labels=labels)
+    encoder = build_encoder("mlp" if len(shape) == 1 else "resnet1d", channels=shape[0], image_size=0)
+    encoder.preprocess = Preprocess(0, shape[0], (0.0,) * shape[0], (1.0,) * shape[0], scale=1.0)
+    (result,) = evaluate(encoder, data, (KNN(5, 0.1),))
+    assert result.baselines["raw-pixels"]["value"] > 0.9
+    assert result.value > 0.8
+
+
 def test_a_source_that_is_one_split_already_is_not_its_own_test_set() -> None:
     source = patterns(40)
     source.split_names = ("train", "test")

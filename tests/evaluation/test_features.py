@@ -163,6 +163,7 @@ def test_a_corrupt_sample_is_left_out_and_all_corrupt_is_an_error() -> None:
     source = digits_like(6)
     source.__class__ = Broken
     assert extract(small_encoder(), source).ids.tolist() == [0, 1, 2, 4, 5]
+    assert extract(small_encoder(), source, batch_size=1).ids.tolist() == [0, 1, 2, 4, 5]  # one batch is empty
     Broken.bad = tuple(range(6))
     with pytest.raises(InputError, match="none of 6 samples"):
         extract(small_encoder(), source)

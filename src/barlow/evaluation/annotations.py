@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from barlow.data import Source
+from barlow.data import CorruptSample, Source
 from barlow.errors import InputError, suggest
 from barlow.evaluation.task import Subset
 
@@ -138,7 +138,10 @@ class Annotated:
 
     def image(self, row: int) -> Tensor:
         """Pixels [C, H, W] from 0 to 1."""
-        pixels = self.images.source.read(int(self.images.indices[row]))
+        try:
+            pixels = self.images.source.read(int(self.images.indices[row]))
+        except CorruptSample as error:
+            raise InputError(f"an annotated image cannot be read ({error}): repair it or remove its entry") from None
         return pixels / 255.0 if pixels.dtype == torch.uint8 else pixels
 
     def target(self, row: int, *, masks: bool) -> dict[str, Tensor]:

@@ -157,8 +157,8 @@ def device_of(encoder: Encoder) -> torch.device:
 
 def read_images(
     source: Source, ids: Sequence[int] | Ints, preprocess: Preprocess, *, workers: int = 0
-) -> tuple[Tensor, list[int]]:
-    """Resized and cropped stored values [n, C, h, w], not yet normalised, and the ids that could be read.
+) -> tuple[list[Tensor], list[int]]:
+    """Resized and cropped stored values, [1, C, h, w] each and not yet normalised, and the ids that could be read.
 
     A corrupt sample is left out. `workers` threads read and resize at the same time.
     """
@@ -176,9 +176,7 @@ def read_images(
     else:
         images = [read(index) for index in wanted]
     kept = [(image, index) for image, index in zip(images, wanted, strict=True) if image is not None]
-    if not kept:
-        raise InputError(f"none of {len(wanted)} samples of '{source.name}' could be read: check the files")
-    return torch.cat([image for image, _ in kept]), [index for _, index in kept]
+    return [image for image, _ in kept], [index for _, index in kept]
 
 
 def extract(
@@ -221,7 +219,12 @@ def extract(
         else:
             folder = _open_cache(Path(cache), source, ids, batch_size, digest)
             parts = [_cached(folder, first, encoder, source, rows, batch_size, workers) for first, rows in chunks]
-    return join(parts) if parts else Features(np.zeros((0, encoder.feature_dim), np.float32), None, ids[:0])
+    if not parts:  # more ranks than batches
+        return Features(_none(encoder), None, ids[:0])
+    features = join([part for part in parts if len(part)] or parts)
+    if len(features) == 0:
+        raise InputError(f"none of {len(ids)} samples of '{source.name}' could be read: check the files")
+    return features
 
 
 def _own_chunks(ids: Ints, batch_size: int, rank: int, world_size: int) -> Iterator[tuple[int, Ints]]:
@@ -240,11 +243,16 @@ def _encode(encoder: Encoder, source: Source, ids: Ints, batch_size: int, worker
     kept: list[int] = []
     for start in range(0, len(ids), batch_size):
         images, read = read_images(source, ids[start : start + batch_size], preprocess, workers=workers)
-        rows.append(encoder(preprocess(images.to(device))).float().cpu().numpy())
+        if images:
+            rows.append(encoder(preprocess(torch.cat(images).to(device))).float().cpu().numpy())
         kept += read
     read_ids = np.asarray(kept, dtype=np.int64)
     y = None if source.labels is None else np.asarray(source.labels, dtype=np.int64)[read_ids]
-    return Features(np.concatenate(rows), y, read_ids)
+    return Features(np.concatenate(rows) if rows else _none(encoder), y, read_ids)
+
+
+def _none(encoder: Encoder) -> NDArray[np.float32]:
+    return np.zeros((0, encoder.feature_dim), np.float32)
 
 
 def _cached(

@@ -37,8 +37,7 @@ class PaperLinear:
 
     def score(self, task: Task) -> Score:
         """Accuracy."""
-        classifier = fit_classifier(task, task.train_set, self.how, seed=task.seed, drifting=self.drifting)
-        right = classifier.predict(task) == task.test.labels
+        right = fit_classifier(task, task.train_set, self.how, seed=task.seed, drifting=self.drifting).right(task)
         settings = {
             **self.how.settings(len(task.train_set)),
             "encoder_mode": "train (drifting)" if self.drifting else "eval",

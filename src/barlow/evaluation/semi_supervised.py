@@ -65,11 +65,10 @@ class SemiSupervised:
     def score(self, task: Task) -> Score:
         """Mean accuracy; the interval resamples test images, each with its share of right answers over the repeats."""
         y, right, labelled = task.train_set.labels, [], 0
-        truth = task.test_set.labels
         for seed in range(task.seed, task.seed + self.repeats):
             rows = label_rows(y, fraction=self.fraction, per_class=self.per_class, seed=seed)
             part, labelled = Subset(task.train_set.source, task.train_set.indices[rows]), len(rows)
-            right.append(fit_classifier(task, part, self.how, seed=seed).predict(task) == truth)
+            right.append(fit_classifier(task, part, self.how, seed=seed).right(task))
         shares = np.mean(right, axis=0)
         interval = bootstrap_interval(shares, seed=task.seed)
         own = {"fraction": self.fraction, "per_class": self.per_class, "repeats": self.repeats}
@@ -80,7 +79,7 @@ class SemiSupervised:
             "encoder_mode": "train",
         }
         details = {"per_repeat": [float(answers.mean()) for answers in right]}
-        return Score("accuracy", float(shares.mean()), interval, len(truth), labelled, settings, details)
+        return Score("accuracy", float(shares.mean()), interval, len(shares), labelled, settings, details)
 
 
 def fine_tuning(how: Optimisation = OFFICIAL, **changes: float) -> SemiSupervised:

@@ -78,8 +78,8 @@ class Classifier:
     classes: Ints
 
     @torch.no_grad()
-    def predict(self, task: Task) -> Ints:
-        """The class of every test image of the task [M], images preprocessed as for any evaluation."""
+    def right(self, task: Task) -> NDArray[np.bool_]:
+        """Whether each readable test image of the task gets its class [M], preprocessed as for any evaluation."""
         part = task.test_set
         features = extract(
             self.encoder,
@@ -90,7 +90,7 @@ class Classifier:
             workers=task.workers,
         )
         scores = self.head(torch.from_numpy(features.x).to(self.head.weight.device))
-        return np.asarray(self.classes[scores.argmax(dim=1).cpu().numpy()])
+        return np.asarray(self.classes[scores.argmax(dim=1).cpu().numpy()] == features.labels)
 
 
 def fit_classifier(task: Task, train: Subset, how: Optimisation, *, seed: int, drifting: bool = False) -> Classifier:
