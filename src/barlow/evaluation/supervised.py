@@ -153,8 +153,8 @@ def _train(
 
 
 def _new_head(inputs: int, classes: int, seed: int) -> nn.Linear:
-    """Weights from N(0, 0.01^2), biases 0, as the official evaluation code."""
-    head: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, classes)  # draws nothing from the global generator
+    """Weights from N(0, 0.01^2), biases 0, as the official evaluation code; the global generator is left alone."""
+    head: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, classes)  # type: ignore[no-untyped-call]
     generator = torch.Generator().manual_seed(seed)
     nn.init.normal_(head.weight, std=0.01, generator=generator)
     nn.init.zeros_(head.bias)
