@@ -16,7 +16,7 @@ MEMORY_SHARE = 0.25
 def available_memory() -> int:
     """Bytes this process may still take: of the machine, or of its container, divided by the machine's ranks."""
     machine = _machine_available()
-    return min(machine, _container_available(machine)) // _local_ranks()
+    return min(machine, _container_available(machine)) // local_ranks()
 
 
 def _machine_available() -> int:
@@ -61,8 +61,9 @@ def data_folder() -> Path:
 def available_processors() -> int:
     """Processors this process may use, divided by the machine's ranks."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, count // _local_ranks())
+    return max(1, count // local_ranks())
 
 
-def _local_ranks() -> int:
+def local_ranks() -> int:
+    """Processes of the run on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun

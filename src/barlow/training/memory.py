@@ -20,6 +20,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from barlow.data.memory import local_ranks
+
 STATES_PER_WEIGHT = {"adamw": 2, "adam": 2, "lars": 1, "sgd": 1}
 # Share of the free memory that tensors can fill. Measured on the CPU, where glibc's allocator fragments: ResNet-18 at
 # 32 px, batch 96, took 1.23 (channels last) and 1.43 times the estimate, and 1.04 times with every tensor in a mapping
@@ -105,14 +107,15 @@ def loss_bytes(views: int, samples: int, width: int, form: str = "auto") -> int:
 
 
 def available_bytes(device: str) -> int:
-    """Memory that a new process could still take on `device`: the least of the machine's and the container's."""
+    """Memory that a new process could still take on `device`: the least of the machine's and the container's; the
+    CPU's is divided by the ranks of the machine."""
     kind = torch.device(device).type
     if kind == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
     if kind == "mps":
         return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
-    return min([_machine_bytes(), *_cgroup_bytes()])
+    return min([_machine_bytes(), *_cgroup_bytes()]) // local_ranks()
 
 
 def usable_bytes(device: str) -> int:

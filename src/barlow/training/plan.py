@@ -14,6 +14,7 @@ import torchvision
 
 from barlow.config import PretrainConfig, flag
 from barlow.data import Description, Source, describe, holdout_split
+from barlow.data.memory import available_processors
 from barlow.errors import InputError
 from barlow.models import Preprocess
 from barlow.training.schedules import LARS_BIAS_LR, lars_lr, scaled_lr
@@ -25,6 +26,7 @@ MOST_HELD_OUT = 2000  # enough for a k-NN score to +-1%; more would only take im
 NARROW = 2048  # up to this width the released Mixed Barlow Twins' 1/128 is used, above it the official .0051
 ENCODERS = {"image": "resnet18", "signal": "resnet1d", "table": "mlp"}
 SMALLEST_BFLOAT16 = 32  # pixels; below, CPU convolutions are too small for bfloat16 to pay
+MOST_WORKERS = 16  # processes per rank; more only take memory
 ADAPTIVE_LR = 0.002  # AdamW, Adam; peak rate for a batch of 256
 SGD_LR = 0.05
 
@@ -209,12 +211,12 @@ def choose_precision(name: str, device: str, image_size: int) -> str:
 
 
 def choose_workers(given: int | None, about: Description) -> int:
-    """Small images of one size are decoded once; everything else is decoded by one process per core."""
+    """Small images of one size are decoded once; everything else is decoded by one process per core of this rank."""
     if given is not None:
         return given
     if about.kind != "image" or (about.fixed_size and max(about.height, about.width) <= LARGE_SIZES[1]):
         return 0
-    return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    return min(MOST_WORKERS, available_processors())
 
 
 def environment() -> dict[str, Any]:

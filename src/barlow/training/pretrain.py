@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from barlow.config import PretrainConfig, config_from_settings, config_to_dict, flag, leaves
-from barlow.data import Loader, Source, open_source
+from barlow.data import Loader, Source, WorkerDied, open_source
 from barlow.diagnostics import expected_initial_loss
 from barlow.errors import InputError
 from barlow.models import save_encoder
@@ -25,6 +25,7 @@ from barlow.training.distributed import (
     check_ranks_agree,
     ending_together,
     from_main,
+    gather,
     set_up,
     shut_down,
 )
@@ -44,6 +45,7 @@ AGREE_EVERY = 10  # steps between the ranks' agreements on whether to stop
 MOST_NAMED = 10  # unreadable samples named on screen
 MOST_ROWS = 10_000  # training rows kept to draw corrupted features from
 MAY_CHANGE = frozenset({"local_batch", "world_size", "device", "workers"})  # of a plan, between start and resume
+OF_EACH_RANK = {"device": "", "workers": 0}  # of a plan; machines of one run need not be equal
 EARLIER_RUN = (CONFIG, FACTS, METRICS, HEALTH, CHECKPOINTS, "evaluations", "tensorboard")
 
 
@@ -62,7 +64,8 @@ def pretrain(
     `data` is what `barlow.data.open_source` takes; labels it may have are used for the k-NN score alone. `out`
     is a new folder, unless `resume` continues the run in it (or begins one, so that a scheduler can repeat one
     command) or `overwrite` replaces it. `config` holds all settings; keyword settings such as `epochs=20` or
-    `method="mixed-barlow-twins"` are laid over it (see `barlow.config`). `encoder` may be a `torch.nn.Module` mapping a batch `[B, C, h, w]` to features `[B, F]`.
+    `method="mixed-barlow-twins"` are laid over it (see `barlow.config`). `encoder` may be a `torch.nn.Module` mapping
+    a batch `[B, C, h, w]` to features `[B, F]`.
 
     Raises InputError for unknown or impossible settings, data that cannot be trained on, an existing run without
     `resume` or `overwrite`, and a resume whose settings or data differ.
@@ -110,7 +113,7 @@ def _begin(
         data if isinstance(data, Source) else open_source(data, split=config.data.split, channels=config.data.channels)
     )
     plan = make_plan(config, source, world_size=world.size, local_rank=world.local_rank)
-    check_ranks_agree("the settings or the data", {**plan.to_dict(), "device": "", "config": config_to_dict(config)})
+    check_ranks_agree("the settings or the data", {**plan.to_dict(), **OF_EACH_RANK, "config": config_to_dict(config)})
     session = _Session(folder, config, plan, source, module, world, quiet=quiet or not world.is_main)
     if world.is_main:  # only now: settings that cannot be built must not replace an earlier run
         _prepare_folder(folder, config, plan, resume=resume, overwrite=overwrite)
@@ -188,13 +191,18 @@ class _Session:
         reference = _rows(source, train_rows) if plan.kind == "table" else None
         self.trainer = Trainer(config, plan, encoder=module, reference=reference, rank=world.rank)
         self.room = Room(config, plan, self.trainer.network, view_shapes(resolve_recipe(plan.recipe), plan))
-        self.trainer.micro_batch = self.room.micro_batch()
+        self.trainer.micro_batch = self._agreed_micro_batch()
         self.meter = Meter()
         self.started = time.time()
         self.loader = self._open_loader(train_rows)
         validator = Validator(source, train_rows, held_rows, self.trainer) if len(held_rows) else None
         self.validator = validator if world.is_main else None
         self.resume_step: int | None = None
+
+    def _agreed_micro_batch(self) -> int | None:
+        """The smallest of all ranks': they must go through the network the same number of times."""
+        sizes = [size for size in gather(self.room.micro_batch()) if size is not None]
+        return min(sizes, default=None)
 
     def _open_loader(self, rows: np.ndarray) -> Loader:
         return Loader(
@@ -240,7 +248,7 @@ class _Session:
             )
             if hooks.validate and self.trainer.step == 0:
                 hooks.validate(0)
-            with self._out_of_memory_said():
+            with self._one_line():
                 complete = train(self.trainer, self.loader, hooks, self.display, self.meter)
             self._await(writer)
         if self.world.is_main:
@@ -271,9 +279,13 @@ class _Session:
         )
 
     @contextmanager
-    def _out_of_memory_said(self) -> Iterator[None]:
+    def _one_line(self) -> Iterator[None]:
+        """What the machine did to the run, said without a traceback."""
         try:
             yield
+        except WorkerDied as error:
+            first, *rest = str(error).splitlines()
+            raise InputError(" ".join([first, *rest[-1:]])) from error
         except Exception as error:
             if not is_out_of_memory(error):
                 raise

@@ -105,7 +105,10 @@ class Trainer:
             network.compile()
         if self.plan.world_size > 1:
             ids = [self.device.index or 0] if self.device.type == "cuda" else None
-            network = DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False)
+            network = DistributedDataParallel(network, device_ids=ids)
+            # The statistics of all ranks are equal already. As argument this flag is deprecated from torch 2.13 on, and
+            # its successor is unknown before.
+            network.broadcast_buffers = False
         return network
 
     @property
