@@ -39,7 +39,7 @@
         where.append(option);
       }
     }
-    by("fresh").textContent = `${runs.length} runs, looked at ${new Date().toLocaleTimeString()}`;
+    by("fresh").textContent = `${runs.length} ${runs.length === 1 ? "run" : "runs"}, looked at ${new Date().toLocaleTimeString()}`;
   };
 
   const look = async () => {
