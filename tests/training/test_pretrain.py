@@ -1,6 +1,7 @@
 """What a run promises, on images small enough that a whole run takes a second or two."""
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,30 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
         return terms
 
     monkeypatch.setattr(Trainer, "train_step", train_step)
+
+
+def test_a_run_leaves_the_callers_generators_alone_and_does_not_depend_on_them(tmp_path: Path) -> None:
+    drawn = []
+    for seed, name in enumerate("ab"):
+        noisy = Noisy()
+        random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
+        expected = random.random(), np.random.rand(), torch.rand(1).item()
+        random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
+        drawn.append(weights(run_tiny(tmp_path / name, encoder=noisy, epochs=1)))
+        assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
+    for name, value in drawn[0].items():
+        assert torch.equal(value, drawn[1][name]), name
+
+
+class Noisy(Tiny):
+    """Draws from every generator that a caller's own module might use."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(7)
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + 0.1 * torch.rand_like(x) + random.random() + float(np.random.rand()))
 
 
 def test_metrics_hold_every_step_epoch_and_validation_once(tmp_path: Path) -> None:

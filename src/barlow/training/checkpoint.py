@@ -284,6 +284,24 @@ def capture_rng(device: torch.device | None = None) -> State:
     return state
 
 
+def seed_generators(seed: int, step: int) -> None:
+    """Give Python's, NumPy's and torch's generators, on all devices, the state that belongs to a step of a run."""
+    whole = (seed << 32) + step
+    random.seed(whole)
+    np.random.seed([seed & 0xFFFFFFFF, step])
+    torch.manual_seed(whole % 2**64)
+
+
+@contextlib.contextmanager
+def generators_given_back(device: torch.device) -> Iterator[None]:
+    """The caller's generators are after this block as they were before it, whatever it draws."""
+    state = capture_rng(device)
+    try:
+        yield
+    finally:
+        restore_rng(state, device)
+
+
 def restore_rng(state: State, device: torch.device | None = None) -> None:
     """Put every generator back to where `capture_rng` found it."""
     version, internal, gauss = state["python"]

@@ -112,11 +112,16 @@ def shut_down() -> None:
 
 def any_rank(flag: bool) -> bool:
     """Whether `flag` is set on at least one rank; the same answer on all."""
+    return bool(largest(int(flag)))
+
+
+def largest(value: int) -> int:
+    """The largest of the ranks' values, on all ranks."""
     if not dist.is_initialized():
-        return flag
-    votes = torch.tensor([int(flag)])  # on the CPU: no wait for the GPU
+        return value
+    votes = torch.tensor([value])  # on the CPU: no wait for the GPU
     dist.all_reduce(votes, dist.ReduceOp.MAX)
-    return bool(votes.item())
+    return int(votes.item())
 
 
 def gather(value: Any) -> list[Any]:

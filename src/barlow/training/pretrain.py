@@ -2,6 +2,7 @@
 
 import inspect
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -18,14 +19,14 @@ from barlow.diagnostics import expected_initial_loss
 from barlow.errors import InputError
 from barlow.models import save_encoder
 from barlow.run import CONFIG, FACTS, HEALTH, METRICS, Run, read_json, write_json
-from barlow.training.checkpoint import CheckpointError, CheckpointWriter, load_latest
+from barlow.training.checkpoint import CheckpointError, CheckpointWriter, generators_given_back, load_latest
 from barlow.training.distributed import (
     World,
-    any_rank,
     check_ranks_agree,
     ending_together,
     from_main,
     gather,
+    largest,
     set_up,
     shut_down,
 )
@@ -46,7 +47,8 @@ MOST_NAMED = 10  # unreadable samples named on screen
 MOST_ROWS = 10_000  # training rows kept to draw corrupted features from
 MAY_CHANGE = frozenset({"local_batch", "world_size", "device", "workers"})  # of a plan, between start and resume
 OF_EACH_RANK = {"device": "", "workers": 0}  # of a plan; machines of one run need not be equal
-EARLIER_RUN = (CONFIG, FACTS, METRICS, HEALTH, CHECKPOINTS, "evaluations", "tensorboard")
+# In the order of their removal: a folder is a run as long as it has its settings, so they go last, and come last.
+EARLIER_RUN = (CHECKPOINTS, METRICS, HEALTH, "evaluations", "tensorboard", FACTS, CONFIG)
 
 
 def pretrain(
@@ -74,12 +76,12 @@ def pretrain(
     folder = Path(out)
     settings = {**settings, "encoder": "custom"} if module is not None else settings
     chosen = _settings_of(folder, config, settings, resume=resume)
-    world = set_up(choose_device(chosen.training.device))
+    device = choose_device(chosen.training.device)
+    world = set_up(device)
     try:
-        with ending_together(world), SignalFlag() as asked:
+        with ending_together(world), SignalFlag() as asked, generators_given_back(torch.device(device)):
             session = _begin(data, folder, chosen, module, world, resume=resume, overwrite=overwrite, quiet=quiet)
-            with torch.random.fork_rng(devices=session.cuda_devices):
-                session.run(asked)
+            session.run(asked)
     finally:
         shut_down()
     if asked.received is not None and session.trainer.step < session.plan.total_steps:
@@ -137,21 +139,33 @@ def _settings_of(
 
 
 def _prepare_folder(folder: Path, config: PretrainConfig, plan: Plan, *, resume: bool, overwrite: bool) -> None:
+    _remove_leftovers(folder)
     if resume and (folder / CONFIG).exists():
         _same_plan(folder, plan)
+        write_json(folder / FACTS, {**read_json(folder / FACTS), **_facts(plan)})
         return
     if (folder / CONFIG).exists() and not overwrite:
         raise InputError(f"{folder} already holds a run; use --resume to continue it or --overwrite to replace it")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG).exists():
+    if folder.is_dir() and any(path.name != FACTS for path in folder.iterdir()) and not (folder / CONFIG).exists():
         raise InputError(f"{folder} is not empty and not a run; choose a new folder for --out")
     try:
         for name in EARLIER_RUN:
             _remove(folder / name)
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / FACTS, {**plan.to_dict(), "environment": environment(), "status": "running"})
+        write_json(folder / FACTS, _facts(plan))
         write_json(folder / CONFIG, config_to_dict(config))
     except OSError as error:
         raise InputError(f"cannot write to {folder}: {error.strerror}; choose another --out") from None
+
+
+def _facts(plan: Plan) -> dict[str, Any]:
+    return {**plan.to_dict(), "environment": environment(), "status": "running"}
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Unfinished files of a process that was killed while it wrote them."""
+    for path in folder.glob(".*.json*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def _remove(path: Path) -> None:
@@ -228,11 +242,6 @@ class _Session:
                 self.validator.history = list(state["heldout_losses"])
         self.resume_step = self.trainer.step if state is not None else None
 
-    @property
-    def cuda_devices(self) -> list[str]:
-        """Devices whose generators the run uses."""
-        return [self.plan.device] if self.plan.device.startswith("cuda") else []
-
     def run(self, asked: SignalFlag) -> None:
         """Train to the end, or until asked to stop; leaves checkpoint, encoder and status behind."""
         self._announce()
@@ -258,8 +267,12 @@ class _Session:
         """Alone at every step; ranks agree every few steps, since they must stop at the same one."""
         if self.world.size == 1:
             return asked.received is not None
-        due = self.trainer.step % AGREE_EVERY == 0 or self.trainer.step == self.plan.total_steps
-        return due and any_rank(asked.received is not None)
+        if self.trainer.step % AGREE_EVERY and self.trainer.step < self.plan.total_steps:
+            return False
+        number = largest(asked.received or 0)
+        if number:
+            asked.received = signal.Signals(number)  # every rank ends as the one that was asked
+        return number > 0
 
     def _check_finite(self) -> None:
         fault = self.trainer.watch.poll() if self.world.is_main else None

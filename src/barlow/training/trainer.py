@@ -12,7 +12,7 @@ from barlow.data import Batch
 from barlow.errors import InputError
 from barlow.models import Encoder, build_encoder, build_projector
 from barlow.models.sync_norm import synchronise_norms
-from barlow.training.checkpoint import capture_rng, restore_rng
+from barlow.training.checkpoint import capture_rng, restore_rng, seed_generators
 from barlow.training.ema import EMA
 from barlow.training.faults import NonFiniteWatch
 from barlow.training.gradient_cache import cached_backward
@@ -34,8 +34,9 @@ class Trainer:
     """Network, objective, optimizer and schedule; `train_step` makes views of a batch and moves the weights once.
 
     A run is a pure function of the plan and the seed: views depend on (seed, epoch, sample), mixing on
-    (seed, rank, step), the learning rate on the step, and torch's generators, which dropout draws from, are
-    seeded anew from (seed, rank, step) at every step. So any rank resumes exactly without a state of its own.
+    (seed, rank, step), the learning rate on the step, and the generators of torch (which dropout draws from), NumPy
+    and Python are seeded anew from (seed, rank, step) at every step. So any rank resumes exactly without a state of
+    its own.
     """
 
     def __init__(
@@ -143,7 +144,7 @@ class Trainer:
     def train_step(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         """One update of the weights; the terms of the objective before it, and the gradient's norm, on the device."""
         self.network.train()
-        torch.manual_seed((self._rank_seed << 32) + self.step)
+        seed_generators(self._rank_seed, self.step)
         with torch.no_grad():
             inputs, terms_of = self.method.prepare(self.views(batch, epoch), self.step)
         self.optimizer.zero_grad(set_to_none=True)
