@@ -413,7 +413,8 @@ def main() -> None:
     facts = {
         "command": shlex.join(["python", "-m", "benchmarks.train_step", *sys.argv[1:]]),
         "hardware": hardware(options.device),
-        "software": f"torch {torch.__version__}, lightly {importlib.metadata.version('lightly')}, Python {platform.python_version()}",
+        "software": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "timm", "lightly")),
+        "python": platform.python_version(),
         "threads": str(torch.get_num_threads()),
         "rounds": f"{options.rounds} of {steps} steps",
         "load average before and after": f"{load:.1f}, {os.getloadavg()[0]:.1f}",
