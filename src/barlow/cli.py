@@ -57,7 +57,7 @@ def pretrain(
 
 
 def demo(out: Path = Path("runs/demo"), seed: int = 0, overwrite: bool = False) -> None:
-    """Pretrain both methods on embedded handwritten digits, measure them, write a report. About three minutes.
+    """Pretrain both methods on embedded digits, measure them, write a report.
 
     Args:
         out: folder of the two runs and the report
@@ -76,9 +76,11 @@ def evaluate(
     seed: int = 0,
     held_out: float = 0.2,
     device: str | None = None,
-    workers: int = 0,
+    workers: int | None = None,
+    batch_size: int = 256,
+    check_overlap: bool = True,
 ) -> None:
-    """Measure a run's encoder on labelled data, beside raw pixels and a random encoder.
+    """Measure an encoder on labelled data, beside raw pixels and a random one.
 
     Args:
         run: run folder, or an encoder's .safetensors file
@@ -87,12 +89,25 @@ def evaluate(
         seed: seed of the split and of everything drawn
         held_out: share of every class that is scored, where the data has no test split of its own
         device: cpu, cuda, ...; by default the best there is
-        workers: threads that read images
+        workers: readers of images at a time; by default one per processor for image files
+        batch_size: images per forward pass
+        check_overlap: compare all images by content and warn of scored ones that were trained on
     """
     from barlow.evaluation import evaluate as measure
     from barlow.tables import print_results
 
-    print_results(measure(run, data, protocols, seed=seed, held_out=held_out, device=device, workers=workers))
+    results = measure(
+        run,
+        data,
+        protocols,
+        seed=seed,
+        held_out=held_out,
+        device=device,
+        workers=workers,
+        batch_size=batch_size,
+        check_overlap=check_overlap,
+    )
+    print_results(results)
 
 
 def embed(run: RunPath, data: Data, out: Path, batch_size: int = 256) -> None:
@@ -127,17 +142,39 @@ def search(run: RunPath, query: Annotated[Positional[str], arg(metavar="QUERY")]
             print(f"{match.similarity:.4f}  {match.key}{label}")
 
 
-def export(run: RunPath, format: str, out: Path) -> None:
+def export(run: RunPath, format: str, out: Path, preprocessing: bool = False) -> None:
     """Write the encoder in the format another tool reads.
 
     Args:
         run: run folder, or an encoder's .safetensors file
         format: safetensors, torchvision, timm, onnx, torch-export, or hf
-        out: file (folder, for hf) to write
+        out: file (folder, for timm and hf) to write
+        preprocessing: onnx and torch-export: normalise stored pixels inside the model
     """
     from barlow.exporting import export as write
 
-    print(write(run, format, out))
+    print(write(run, format, out, preprocessing=preprocessing))
+
+
+def import_(
+    file: Annotated[Positional[Path], arg(metavar="FILE")],
+    out: Path,
+    layout: str = "auto",
+    trained_on: str | None = None,
+    stem: str = "auto",
+) -> None:
+    """Read a checkpoint of another code base, to measure and export it.
+
+    Args:
+        file: checkpoint: .pth, .pt, .ckpt, or .safetensors
+        out: folder of the encoder
+        layout: official, mixed, solo-learn, lightly, or auto (by the key names)
+        trained_on: data it was trained on (imagenet, cifar10, ...), for the preprocessing; official: imagenet
+        stem: small, small-pooled or small-padded, where a 3x3 first convolution leaves it open
+    """
+    from barlow.importing import import_checkpoint
+
+    print(import_checkpoint(file, out, layout=layout, data=trained_on, stem=stem))
 
 
 def report(
@@ -145,6 +182,7 @@ def report(
     out: Path | None = None,
     data: str | None = None,
     points: int = 4000,
+    layout: str = "tsne",
 ) -> None:
     """Write one self-contained HTML page about one or several runs.
 
@@ -153,10 +191,28 @@ def report(
         out: page to write; report.html in the first run by default
         data: images for the map and the neighbours; the run's own data by default
         points: samples on the map, at most
+        layout: how the map is laid out: tsne, or umap (with umap-learn)
     """
     from barlow.report import report as write
 
-    print(write(runs, out=out, data=data, points=points))
+    print(write(runs, out=out, data=data, points=points, layout=layout))
+
+
+def serve(
+    runs_dir: Annotated[Positional[Path], arg(metavar="RUNS_DIR")],
+    host: str = "127.0.0.1",
+    port: int = 8384,
+) -> None:
+    """Show a folder's runs in the browser, live, and search them by image.
+
+    Args:
+        runs_dir: folder that holds the runs
+        host: address to listen on; beyond 127.0.0.1 everybody who reaches it can look and search
+        port: port to listen on
+    """
+    from barlow.serve import serve as show
+
+    show(runs_dir, host=host, port=port)
 
 
 def views(
@@ -183,7 +239,7 @@ def views(
 
 
 def replay(run: RunPath) -> None:
-    """Run the step again at which a loss or gradient was not finite, with anomaly detection.
+    """Run the step again that had a NaN or an infinity, with anomaly detection.
 
     Args:
         run: run folder
@@ -195,7 +251,7 @@ def replay(run: RunPath) -> None:
 
 
 def doctor() -> None:
-    """Show versions, devices, precision, speed of the default step, memory and disk, with advice."""
+    """Show versions, devices, speed, memory and disk, with advice."""
     from barlow.doctor import examine
 
     for line in examine():
@@ -209,7 +265,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "embed": embed,
     "search": search,
     "export": export,
+    "import": import_,
     "report": report,
+    "serve": serve,
     "views": views,
     "replay": replay,
     "doctor": doctor,
@@ -279,13 +337,13 @@ def _overview() -> None:
 
 
 def _condense(boxed: str, command: str) -> str:
-    """The first statement of a boxed error, and the flag it suggests."""
-    lines = [line.strip("\u2502 ").strip() for line in boxed.splitlines()]
-    lines = [line for line in lines if line and not set(line) & set("\u256d\u256e\u2570\u256f\u2500")]
+    """What a boxed error says, in one sentence, and the flag it suggests."""
+    text = [line.strip("\u2502| ") for line in boxed.splitlines()[1:]]  # the first line is the box's title
+    lines = [line for line in text if line.strip("-+\u2500\u256d\u256e\u2570\u256f ")]
     said = next(iter(lines), "cannot be read")
     if said.startswith("Missing from"):
         said = "missing " + ", ".join(line for line in lines[1:] if re.match(r"--|[A-Z]+[. ]*$", line))
-    near = next((line.split()[0] for line in lines[1:] if line.startswith("--")), None)
+    near = next((line.split()[0] for line in lines[1:] if re.match(r"--\w", line)), None)
     hint = f" Did you mean {near}?" if near and "Perhaps you meant:" in lines else ""
     return f"{said.rstrip('.')}.{hint} See `barlow {command} --help`."
 

@@ -193,7 +193,7 @@ def _known_preprocess(layout: str, data: str | None) -> Preprocess:
         return known["imagenet"]
     if data is None:
         raise InputError(
-            f"say what the encoder was trained on, data=...: one of {', '.join(known)}; or give preprocess="
+            f"say what the encoder was trained on (--trained-on; data= in Python): one of {', '.join(known)}"
         )
     if data not in known:
         raise InputError(f"no preprocessing known for {layout} on '{data}'. {suggest(data, known)} Or give preprocess=")

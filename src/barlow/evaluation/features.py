@@ -18,6 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from barlow.data import CorruptSample, Source
+from barlow.data.files import EncodedSource
+from barlow.data.memory import available_processors
 from barlow.errors import InputError
 from barlow.evaluation.frozen import frozen
 from barlow.models import Encoder, Preprocess
@@ -31,6 +33,9 @@ CHUNK_BATCHES = 64
 """Batches per file of a resumable extraction."""
 
 MANIFEST = "extraction.json"
+
+MOST_WORKERS = 16
+"""Readers at a time; more only take memory."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +160,13 @@ def device_of(encoder: Encoder) -> torch.device:
     return torch.device("cpu") if weight is None else weight.device
 
 
+def choose_workers(source: Source, given: int | None) -> int:
+    """Readers at a time: as given, else one per processor for image files, and none for samples held in memory."""
+    if given is not None:
+        return given
+    return min(MOST_WORKERS, available_processors()) if isinstance(source, EncodedSource) else 0
+
+
 def read_images(
     source: Source, ids: Sequence[int] | Ints, preprocess: Preprocess, *, workers: int = 0
 ) -> tuple[list[Tensor], list[int]]:
@@ -188,7 +200,7 @@ def extract(
     device: torch.device | str | None = None,
     rank: int = 0,
     world_size: int = 1,
-    workers: int = 0,
+    workers: int | None = None,
     cache: str | Path | None = None,
 ) -> Features:
     """Features of the source's samples `indices` (all by default), in that order, by a frozen encoder.
@@ -198,7 +210,7 @@ def extract(
     `join` in order of rank equals what one process returns, batch by batch. Corrupt samples are left out.
 
     With `cache`, finished chunks are files in that folder, and a call after a kill goes on behind the last.
-    Ranks may share the folder.
+    Ranks may share the folder. `workers` threads read images (see `choose_workers`).
 
     Raises
     ------
@@ -212,13 +224,14 @@ def extract(
         raise InputError(f"no samples of '{source.name}' to extract features of: pass at least one index")
     target = torch.device(device) if device is not None else device_of(encoder)
     encoder.to(target)
+    threads = choose_workers(source, workers)
     with frozen(encoder) as digest:
         chunks = _own_chunks(ids, batch_size, rank, world_size)
         if cache is None:
-            parts = [_encode(encoder, source, rows, batch_size, workers) for _, rows in chunks]
+            parts = [_encode(encoder, source, rows, batch_size, threads) for _, rows in chunks]
         else:
             folder = _open_cache(Path(cache), source, ids, batch_size, digest)
-            parts = [_cached(folder, first, encoder, source, rows, batch_size, workers) for first, rows in chunks]
+            parts = [_cached(folder, first, encoder, source, rows, batch_size, threads) for first, rows in chunks]
     if not parts:  # more ranks than batches
         return Features(_none(encoder), None, ids[:0])
     features = join([part for part in parts if len(part)] or parts)

@@ -73,8 +73,8 @@ class Settings(TypedDict, total=False):
     """samples per forward pass"""
     device: str | torch.device | None
     """None: a GPU where there is one"""
-    workers: int
-    """threads that read images"""
+    workers: int | None
+    """readers of images at a time; None: one per processor for image files"""
     check_overlap: bool
     """hash the images of both splits and of pretraining, and warn about images that are in two of them"""
     save: bool
@@ -90,7 +90,7 @@ def measure(
     baselines: Sequence[str] = ("raw-pixels", "random-init"),
     batch_size: int = BATCH_SIZE,
     device: str | torch.device | None = None,
-    workers: int = 0,
+    workers: int | None = None,
     check_overlap: bool = True,
     save: bool = True,
 ) -> list[Result]:

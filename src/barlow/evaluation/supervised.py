@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from barlow.data import Batch, Loader
 from barlow.errors import InputError
-from barlow.evaluation.features import extract, preprocess_of
+from barlow.evaluation.features import choose_workers, extract, preprocess_of
 from barlow.evaluation.frozen import eval_mode
 from barlow.evaluation.task import Subset, Task
 from barlow.models import Encoder, Preprocess
@@ -180,7 +180,7 @@ def augmented_batches(task: Task, train: Subset, how: Optimisation, seed: int) -
         how.batch_of(len(train)),
         maker=maker,
         seed=seed,
-        workers=task.workers,
+        workers=choose_workers(train.source, task.workers),
         device=task.device,
     )
     for epoch in range(how.epochs_of(len(train))):

@@ -49,7 +49,8 @@ class Task:
     seed: int = 0
     batch_size: int = BATCH_SIZE
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    workers: int = 0
+    workers: int | None = None
+    """readers of images at a time; see `choose_workers`"""
     extraction_s: float = 0.0
     """Seconds spent on features so far."""
 

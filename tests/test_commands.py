@@ -1,0 +1,123 @@
+"""Commands that hand their options on: what is asked for on the command line is what the library does."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+import barlow.embedding
+import barlow.evaluation.session
+import barlow.importing
+import barlow.report
+import barlow.serve
+from barlow import cli
+from barlow.cli import main
+from barlow.config import PretrainConfig, config_to_dict
+from barlow.models import Preprocess, build_encoder, load_encoder, save_encoder
+from barlow.run import Run, write_json
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """40 labelled images [8, 8] in an .npz."""
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "data.npz", x=rng.integers(0, 256, (40, 8, 8), dtype=np.uint8), y=np.arange(40) % 4)
+    return tmp_path / "data.npz"
+
+
+@pytest.fixture
+def run(tmp_path: Path, data: Path) -> Run:
+    """A run that was trained on all of `data`, or says so."""
+    torch.manual_seed(0)
+    folder = tmp_path / "runs" / "one"
+    save_encoder(build_encoder("resnet10-narrow", channels=1, image_size=8), Preprocess(8, 1, (0.5,), (0.2,)), folder)
+    write_json(folder / "config.json", config_to_dict(PretrainConfig()))
+    write_json(folder / "run.json", {"data_name": str(data), "n": 40, "n_held": 0, "channels": 1})
+    return Run(folder)
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    with pytest.raises(SystemExit) as left:
+        main([str(argument) for argument in arguments])
+    assert left.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "functions"),
+    [
+        (cli.evaluate, (barlow.evaluation.evaluate, barlow.evaluation.session.measure)),
+        (cli.embed, (barlow.embedding.embed,)),
+        (cli.search, (barlow.embedding.search,)),
+        (cli.import_, (barlow.importing.import_checkpoint,)),
+        (cli.report, (barlow.report.report,)),
+        (cli.serve, (barlow.serve.serve,)),
+    ],
+)
+def test_a_default_on_the_command_line_is_the_functions_own(
+    command: Callable[..., None], functions: tuple[Callable[..., object], ...]
+) -> None:
+    own = {name: p.default for function in functions for name, p in inspect.signature(function).parameters.items()}
+    for name, parameter in inspect.signature(command).parameters.items():
+        if parameter.default is not parameter.empty and own.get(name, parameter.empty) is not parameter.empty:
+            assert parameter.default == own[name], name
+
+
+def test_overlap_is_looked_for_unless_told_otherwise(run: Run, data: Path) -> None:
+    asked = ["evaluate", str(run.path), "--data", str(data), "--protocols", "knn"]
+    main(asked)
+    (found,) = run.evaluations()
+    assert found["warnings"] == ["8 of 8 evaluation images were seen, without labels, in pretraining"]
+    main([*asked, "--no-check-overlap", "--batch-size", "7", "--workers", "2"])
+    (again,) = run.evaluations()
+    assert again["warnings"] == []
+    assert again["settings"]["batch_size_of_extraction"] == 7
+    assert again["value"] == found["value"]
+
+
+def test_a_checkpoint_of_another_code_base_becomes_an_encoder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = timm.create_model("resnet18", num_classes=0)
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
+    main(["import", str(tmp_path / "theirs.pth"), "--out", str(tmp_path / "ours")])
+    assert capsys.readouterr().out.strip() == str(tmp_path / "ours")
+    encoder = load_encoder(tmp_path / "ours")
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(x), theirs.eval()(x))
+    said = refusal(capsys, "import", tmp_path / "theirs.pth", "--out", tmp_path / "o", "--layout", "lightly")
+    assert "--trained-on" in said
+    said = refusal(capsys, "import", tmp_path / "theirs.pth", "--out", tmp_path / "o", "--layout", "lihgtly")
+    assert "Did you mean 'lightly'" in said
+
+
+def test_stored_pixels_go_into_an_export_with_preprocessing(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "encoder.pt2"
+    main(["export", str(run.path), "--format", "torch-export", "--out", str(out), "--preprocessing"])
+    pixels = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8)
+    encoder = run.encoder()
+    assert encoder.preprocess is not None
+    with torch.no_grad():
+        expected = encoder(encoder.preprocess(pixels))
+        torch.testing.assert_close(torch.export.load(out).module()(pixels), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_layout_of_the_map_that_does_not_exist_is_refused(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "unknown layout 'tsn'" in refusal(capsys, "report", run.path, "--layout", "tsn")
+
+
+def test_serving_says_its_address_and_refuses_a_folder_that_is_not_there(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(barlow.serve.Server, "serve_forever", interrupted)
+    main(["serve", str(run.path.parent), "--port", "0"])
+    assert capsys.readouterr().out.startswith("http://127.0.0.1:")
+    assert "no folder at" in refusal(capsys, "serve", run.path / "nowhere")
