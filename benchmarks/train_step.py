@@ -42,7 +42,7 @@ from barlow.config import PretrainConfig, config_from_settings
 from barlow.data import Loader, open_source
 from barlow.models import build_encoder
 from barlow.training.loop import Hooks, Meter, train
-from barlow.training.network import autocast, to_layout
+from barlow.training.network import autocast, deterministic_kernels, to_layout
 from barlow.training.plan import make_plan
 from barlow.training.progress import ProgressDisplay
 from barlow.training.trainer import Trainer
@@ -143,6 +143,7 @@ class Ours:
             workers=self.plan.workers,
             device=self.plan.device,
         )
+        self.display = ProgressDisplay(total_steps=1, steps_per_epoch=1, quiet=True)
         self.decode_once_s = time.perf_counter() - began
         self.name = "barlow, compiled" if compiled else "barlow"
         self.precision = self.plan.precision
@@ -158,7 +159,8 @@ class Ours:
             return len(found) == steps
 
         hooks = Hooks(_ignore, _ignore, None, lambda: _ignore(self.trainer.watch.poll()), stop)
-        train(self.trainer, self.loader, hooks, ProgressDisplay(total_steps=1, steps_per_epoch=1, quiet=True), Meter())
+        with deterministic_kernels():
+            train(self.trainer, self.loader, hooks, self.display, Meter())
         return found
 
 

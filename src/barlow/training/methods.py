@@ -39,7 +39,7 @@ class MixedBarlowTwins:
     def prepare(self, views: list[Tensor], step: int) -> tuple[list[Tensor], Terms]:
         a, b = views
         mix, partner = draw_mix(len(a), seed=self.seed, step=step, alpha=self.alpha, per_sample=self.per_sample)
-        mix, partner = mix.to(a.device), partner.to(a.device)
+        mix, partner = (drawn.to(a.device, non_blocking=True) for drawn in (mix, partner))
         mixed = mix_views(a, b, mix, partner)
         return [a, b, mixed], lambda z: self.loss.terms(z[0], z[1], z[2], mix, partner)
 

@@ -1,6 +1,7 @@
 """Encoder and projector as one module, so that data-parallel wrappers see a single forward pass per step."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,18 @@ class TwinNetwork(nn.Module):
     def forward(self, views: Sequence[Tensor]) -> list[Tensor]:
         """Embeddings `[B, D]` of each view `[B, C, h, w]`."""
         return [self.projector(self.encoder(view)) for view in views]
+
+
+@contextmanager
+def deterministic_kernels() -> Iterator[None]:
+    """Convolutions on NVIDIA GPUs by kernels that give the same bits every time, or resuming would not be exact."""
+    flags = torch.backends.cudnn
+    before = flags.deterministic, flags.benchmark
+    flags.deterministic, flags.benchmark = True, False  # what a benchmark chooses differs between processes
+    try:
+        yield
+    finally:
+        flags.deterministic, flags.benchmark = before
 
 
 def autocast(device: str, precision: str) -> torch.autocast:

@@ -33,6 +33,7 @@ from barlow.training.distributed import (
 from barlow.training.faults import save_replay
 from barlow.training.loop import Hooks, Meter, Record, train
 from barlow.training.memory import is_out_of_memory
+from barlow.training.network import deterministic_kernels
 from barlow.training.plan import Plan, choose_device, environment, make_plan, resolve_recipe, split_indices
 from barlow.training.progress import ProgressDisplay
 from barlow.training.room import Room, view_shapes
@@ -81,7 +82,8 @@ def pretrain(
     try:
         with ending_together(world), SignalFlag() as asked, generators_given_back(torch.device(device)):
             session = _begin(data, folder, chosen, module, world, resume=resume, overwrite=overwrite, quiet=quiet)
-            session.run(asked)
+            with deterministic_kernels():
+                session.run(asked)
     finally:
         shut_down()
     if asked.received is not None and session.trainer.step < session.plan.total_steps:
