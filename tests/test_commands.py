@@ -1,6 +1,8 @@
 """Commands that hand their options on: what is asked for on the command line is what the library does."""
 
 import inspect
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,6 +79,30 @@ def test_overlap_is_looked_for_unless_told_otherwise(run: Run, data: Path) -> No
     assert again["warnings"] == []
     assert again["settings"]["batch_size_of_extraction"] == 7
     assert again["value"] == found["value"]
+
+
+TWO_RANKS = """
+import os, sys
+import barlow.evaluation
+from barlow.cli import main
+children = []
+for rank in range(2):
+    if not (child := os.fork()):
+        os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
+        main(["evaluate", *sys.argv[1:], "--protocols", "knn"])
+        sys.stdout.flush()
+        os._exit(0)
+    children.append(child)
+sys.exit(sum(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0 for child in children))
+"""
+
+
+@pytest.mark.slow
+def test_of_two_processes_one_evaluates_and_none_waits(run: Run, data: Path) -> None:
+    command = [sys.executable, "-c", TWO_RANKS, str(run.path), "--data", str(data)]
+    said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+    assert said.count("protocol") == 1
+    assert len(run.evaluations()) == 1
 
 
 def test_a_checkpoint_of_another_code_base_becomes_an_encoder(

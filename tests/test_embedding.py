@@ -1,5 +1,9 @@
 """Features written are the features computed, under their samples' names; the nearest image is the nearest."""
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
+from barlow.data.arrays import ArraySource
 from barlow.embedding import embed, embed_table, read_features, search
 from barlow.errors import InputError
 from barlow.evaluation import Features
+from barlow.evaluation import features as features_module
 from barlow.models import Encoder, Preprocess, build_encoder, load_encoder, save_encoder
 
 
@@ -141,3 +148,121 @@ def test_features_without_names_are_told_from_broken_ones(tmp_path: Path) -> Non
     Features(np.ones((2, 3), np.float32), None, np.arange(2)).save(tmp_path / "x.npz")
     with pytest.raises(InputError, match="features without names"):
         read_features(tmp_path / "x.npz")
+
+
+PROLOGUE = """
+import os, sys, time
+import torch
+import barlow.embedding
+from barlow.cli import main
+from barlow.data.arrays import ArraySource
+from barlow.evaluation import features
+torch.set_num_threads(1)
+features.CHUNK_BATCHES = 2
+run, data, *outs = sys.argv[1:]
+
+def embed(out):
+    main(["embed", run, data, "--out", out, "--batch-size", "10", "--device", "cpu"])
+"""
+SLOWLY = """
+read = ArraySource.read
+ArraySource.read = lambda self, i: (time.sleep(0.02), read(self, i))[1]
+embed(outs[0])
+"""
+ALONE_AND_TOGETHER = """
+children = []
+for out, rank, world_size in ((outs[0], "0", "1"), (outs[1], "0", "2"), (outs[1], "1", "2")):
+    if not (child := os.fork()):
+        os.environ.update(RANK=rank, WORLD_SIZE=world_size)
+        embed(out)
+        os._exit(0)
+    children.append(child)
+sys.exit(sum(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0 for child in children))
+"""
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """200 labelled images [16, 16, 3] in an .npz."""
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "many.npz", x=rng.integers(0, 256, (200, 16, 16, 3), dtype=np.uint8), y=np.arange(200) % 3)
+    return tmp_path / "many.npz"
+
+
+def same(a: Features, b: Features) -> bool:
+    return bool((a.x == b.x).all() and (a.ids == b.ids).all() and (a.labels == b.labels).all())
+
+
+@pytest.mark.slow
+def test_after_a_real_kill_the_same_command_goes_on_and_gives_the_undisturbed_result(
+    run: Path, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "features.parquet"
+    process = subprocess.Popen([sys.executable, "-c", PROLOGUE + SLOWLY, run, many, out])
+    while len(done := list(tmp_path.glob(".features*.pieces/features-*.npz"))) < 3:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not out.exists()
+    read: list[int] = []
+    original = ArraySource.read
+
+    def noted(self: ArraySource, i: int) -> Tensor:
+        read.append(i)
+        return original(self, i)
+
+    monkeypatch.setattr(ArraySource, "read", noted)
+    monkeypatch.setattr(features_module, "CHUNK_BATCHES", 2)
+    resumed = embed(run, many, out=out, batch_size=10, device="cpu")
+    assert min(read) >= 20 * len(done) == 60  # nor is a fourth piece computed again, had it been finished
+    assert not list(tmp_path.glob(".features*"))  # nothing is left behind
+    undisturbed = embed(run, many, batch_size=10, device="cpu")
+    np.testing.assert_allclose(resumed.x, undisturbed.x, rtol=1e-5, atol=1e-6)  # other threads, other roundings
+    assert (resumed.ids == undisturbed.ids).all()
+    read.clear()
+    assert same(embed(run, many, out=out, batch_size=10, device="cpu"), resumed)
+    assert read == []  # the file is what was asked for
+
+
+@pytest.mark.slow
+def test_two_processes_write_a_file_each_that_together_are_what_one_writes(
+    run: Path, many: Path, tmp_path: Path
+) -> None:
+    alone, shared = tmp_path / "alone.parquet", tmp_path / "shared" / "features.parquet"
+    subprocess.run([sys.executable, "-c", PROLOGUE + ALONE_AND_TOGETHER, run, many, alone, shared], check=True)
+    names = ["features-00000-of-00002.parquet", "features-00001-of-00002.parquet"]
+    assert sorted(path.name for path in shared.parent.iterdir()) == names
+    one, two = read_features(alone), read_features(shared)
+    assert same(one.features, two.features)
+    assert (one.keys, one.classes, one.encoder) == (two.keys, two.classes, two.encoder)
+    assert same(Features.load(shared.parent), one.features)
+    query = many.with_name("query.npz")
+    np.savez(query, x=np.load(many)["x"][:1])
+    assert search(run, query, shared, k=2) == search(run, query, alone, k=2)
+
+
+def test_more_ranks_than_batches_and_a_missing_rank(run: Path, many: Path, tmp_path: Path) -> None:
+    out = tmp_path / "parts" / "features.npz"
+    for rank in range(3):
+        embed(run, many, out=out, batch_size=100, rank=rank, world_size=3)
+    assert same(read_features(out).features, embed(run, many, batch_size=100))
+    (out.parent / "features-00001-of-00003.npz").unlink()
+    with pytest.raises(InputError, match="not complete"):
+        read_features(out)
+
+
+def test_another_preprocessing_or_other_pixels_are_computed_anew(run: Path, many: Path, tmp_path: Path) -> None:
+    out = tmp_path / "features.parquet"
+    encoder = load_encoder(run)
+    first = embed(encoder, many, out=out)
+    encoder.preprocess = Preprocess(16, 3, (0.4,) * 3, (0.25,) * 3)
+    second = embed(encoder, many, out=out)
+    assert not same(first, second)
+    x = np.load(many)["x"]
+    x[0] = 0
+    np.savez(many, x=x, y=np.arange(200) % 3)
+    third = embed(encoder, many, out=out)
+    assert (third.x[1:] == second.x[1:]).all()
+    assert (third.x[0] != second.x[0]).any()
+    np.testing.assert_array_equal(read_features(out).features.x, third.x)

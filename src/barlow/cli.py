@@ -82,6 +82,8 @@ def evaluate(
 ) -> None:
     """Measure an encoder on labelled data, beside raw pixels and a random one.
 
+    Started by torchrun, the first process measures; the others have nothing to do.
+
     Args:
         run: run folder, or an encoder's .safetensors file
         data: labelled data: class folders, arrays with labels, or a named data set
@@ -93,6 +95,8 @@ def evaluate(
         batch_size: images per forward pass
         check_overlap: compare all images by content and warn of scored ones that were trained on
     """
+    if _ranks()[0] > 0:
+        return
     from barlow.evaluation import evaluate as measure
     from barlow.tables import print_results
 
@@ -110,19 +114,34 @@ def evaluate(
     print_results(results)
 
 
-def embed(run: RunPath, data: Data, out: Path, batch_size: int = 256) -> None:
+def embed(
+    run: RunPath,
+    data: Data,
+    out: Path,
+    batch_size: int = 256,
+    device: str | None = None,
+    workers: int | None = None,
+) -> None:
     """Write the features of every sample to a .parquet or .npz file.
+
+    Started by torchrun, every process writes a file of its own beside --out. After a kill the same command goes on.
 
     Args:
         run: run folder, or an encoder's .safetensors file
         data: what to embed
         out: file to write, .parquet or .npz
         batch_size: samples per forward pass
+        device: cpu, cuda, ...; by default a GPU where there is one
+        workers: readers of images at a time; by default one per processor for image files
     """
     from barlow.embedding import embed as write
+    from barlow.embedding import shard
 
-    features = write(run, data, out=out, batch_size=batch_size)
-    print(f"{len(features)} samples, {features.x.shape[1]} features each: {out}")
+    rank, ranks = _ranks()
+    features = write(
+        run, data, out=out, batch_size=batch_size, device=device, workers=workers, rank=rank, world_size=ranks
+    )
+    print(f"{len(features)} samples, {features.x.shape[1]} features each: {shard(out, rank, ranks)}")
 
 
 def search(run: RunPath, query: Annotated[Positional[str], arg(metavar="QUERY")], data: str, k: int = 10) -> None:
@@ -256,6 +275,11 @@ def doctor() -> None:
 
     for line in examine():
         print(line)
+
+
+def _ranks() -> tuple[int, int]:
+    """This process's rank and how many there are, as torchrun says."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

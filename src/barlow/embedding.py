@@ -1,8 +1,11 @@
 """Features to take away, and nearest images."""
 
 import json
-from collections.abc import Sequence
+import re
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from zipfile import BadZipFile
@@ -15,14 +18,18 @@ import pyarrow.parquet as pq
 from barlow.data import Source, open_source
 from barlow.data.decode import IMAGE_SUFFIXES
 from barlow.data.files import from_files
+from barlow.data.source import digest
 from barlow.errors import InputError, suggest
-from barlow.evaluation import Features, extract, nearest
+from barlow.evaluation import Features, encoder_hash, extract, join, nearest
+from barlow.evaluation.features import BATCH_SIZE, choose_device, identity
 from barlow.models import Encoder, load_encoder
 
 if TYPE_CHECKING:
     from barlow.run import Run
 
 SUFFIXES = (".npz", ".parquet")
+PIECES = ".pieces"  # ends the name of the folder of an unfinished extraction
+SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
 Ints = npt.NDArray[np.int64]
 
 
@@ -37,6 +44,8 @@ class FeatureTable:
     """class names in the order of the labels; empty without labels"""
     encoder: str
     """SHA-256 of the encoder's weights; empty when the encoder was not read from a file"""
+    extraction: str = ""
+    """the same text, the same features: encoder, preprocessing, samples and batches; empty when not known"""
 
 
 @dataclass(frozen=True)
@@ -58,31 +67,82 @@ def embed(
     data: Any,
     *,
     out: str | Path | None = None,
-    batch_size: int = 256,
+    batch_size: int = BATCH_SIZE,
     device: str | None = None,
+    workers: int | None = None,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Features:
     """Features `[N, F]` of every sample of `data` under the run's encoder; also written to `out` (.parquet or .npz).
 
     `run` is a run, anything else `load_encoder` reads, or an encoder; `data` anything `open_source` reads. Corrupt
-    samples are left out: `Features.ids` says which are there. Raises InputError for an unknown suffix of `out`.
+    samples are left out: `Features.ids` says which are there. `device` is by default a GPU where there is one.
+
+    Of several ranks each embeds its share and writes a file of its own beside `out` (see `shard`); `read_features`
+    of `out` joins them. Ranks do not wait for each other. Work is kept in pieces beside the file: after a kill the
+    same call goes on, and a file that holds these features already is not computed again.
+
+    Raises InputError for an unknown suffix of `out`.
     """
-    if out is not None:
-        _check_suffix(Path(out))
-    table = embed_table(run, data, batch_size=batch_size, device=device)
-    if out is not None:
-        write_features(table, Path(out))
-    return table.features
+    encoder = run if isinstance(run, Encoder) else load_encoder(run)
+    file = None if out is None else shard(Path(out), rank, world_size)
+    if file is not None:
+        _check_suffix(file)
+    source = _opened(data, encoder)
+    work = partial(
+        extract,
+        encoder,
+        source,
+        batch_size=batch_size,
+        device=choose_device(device),
+        workers=workers,
+        rank=rank,
+        world_size=world_size,
+    )
+    if file is None:
+        return work()
+    what = identity(encoder, source, np.arange(len(source)), batch_size, encoder_hash(encoder))
+    return _to_file(file, digest(what, rank, world_size), work, partial(_named, source=source, encoder=encoder))
+
+
+def _to_file(
+    file: Path, extraction: str, work: Callable[..., Features], named: Callable[..., FeatureTable]
+) -> Features:
+    """The features in `file` where they are these, else `work` done in pieces that outlive a kill, and written."""
+    if file.is_file() and _is_features(file) and (found := read_features(file)).extraction == extraction:
+        return found.features
+    features = work(cache=file.with_name(f".{file.name}.{extraction[:16]}{PIECES}"))
+    write_features(named(features, extraction=extraction), file)
+    for leftover in file.parent.glob(f".{file.name}.*{PIECES}"):
+        shutil.rmtree(leftover)
+    return features
+
+
+def shard(out: Path, rank: int, world_size: int) -> Path:
+    """The file of one rank: `features-00000-of-00002.parquet` for `features.parquet`; `out` itself for one alone."""
+    if world_size == 1:
+        return out
+    if out.exists():
+        raise InputError(f"{out} is there already, as the file of one process; remove it or choose another --out")
+    return out.with_name(f"{out.stem}-{rank:05d}-of-{world_size:05d}{out.suffix}")
 
 
 def embed_table(
-    run: "Run | str | Path | Encoder", data: Any, *, batch_size: int = 256, device: str | None = None
+    run: "Run | str | Path | Encoder", data: Any, *, batch_size: int = BATCH_SIZE, device: str | None = None
 ) -> FeatureTable:
     """`embed` with the names and classes of the samples."""
     encoder = run if isinstance(run, Encoder) else load_encoder(run)
-    source = data if isinstance(data, Source) else open_source(data, channels=_channels(encoder))
-    features = extract(encoder, source, batch_size=batch_size, device=device)
+    source = _opened(data, encoder)
+    return _named(extract(encoder, source, batch_size=batch_size, device=choose_device(device)), source, encoder)
+
+
+def _opened(data: Any, encoder: Encoder) -> Source:
+    return data if isinstance(data, Source) else open_source(data, channels=_channels(encoder))
+
+
+def _named(features: Features, source: Source, encoder: Encoder, extraction: str = "") -> FeatureTable:
     keys = tuple(source.keys[int(i)] for i in features.ids)
-    return FeatureTable(features, keys, tuple(source.classes or ()), str(encoder.facts.get("sha256", "")))
+    return FeatureTable(features, keys, tuple(source.classes or ()), str(encoder.facts.get("sha256", "")), extraction)
 
 
 def _channels(encoder: Encoder) -> int | None:
@@ -113,6 +173,7 @@ def _write_npz(table: FeatureTable, stream: BinaryIO) -> None:
         "keys": np.array(table.keys, dtype=np.str_),
         "classes": np.array(table.classes, dtype=np.str_),
         "encoder": np.array(table.encoder),
+        "extraction": np.array(table.extraction),
     }
     if table.features.y is not None:
         arrays["y"] = table.features.y
@@ -128,16 +189,19 @@ def _write_parquet(table: FeatureTable, stream: BinaryIO) -> None:
     }
     if table.features.y is not None:
         columns["label"] = pa.array(table.features.y, pa.int64())
-    facts = {"classes": json.dumps(table.classes), "encoder": table.encoder}
+    facts = {"classes": json.dumps(table.classes), "encoder": table.encoder, "extraction": table.extraction}
     pq.write_table(pa.table(columns).replace_schema_metadata(facts), stream)
 
 
 def read_features(file: str | Path) -> FeatureTable:
-    """Read back what `write_features` wrote. Raises InputError for any other file."""
+    """Read back what `write_features` wrote, or join the files of all ranks.
+
+    Raises InputError for any other file, and where a rank's file is missing or of another extraction.
+    """
     path = Path(file)
-    if not path.is_file():
-        raise InputError(f"no feature file at {path}; write one with `barlow embed RUN DATA --out {path}`")
     _check_suffix(path)
+    if not path.is_file():
+        return _joined(path)
     features = Features.load(path)
     try:
         return (_npz_table if path.suffix == ".npz" else _parquet_table)(path, features)
@@ -147,17 +211,45 @@ def read_features(file: str | Path) -> FeatureTable:
         ) from None
 
 
+def shards(out: Path) -> list[Path]:
+    """The ranks' files that stand for `out`, in order of rank. Raises InputError where they are not complete."""
+    found = sorted(path for path in out.parent.glob(f"*{out.suffix}") if _stem_of_shard(path) == out.stem)
+    counts = {SHARD.search(path.stem)[2] for path in found}  # type: ignore[index]
+    if found and (len(counts) > 1 or len(found) != int(counts.pop())):
+        raise InputError(
+            f"the files of the ranks for {out} are not complete: {', '.join(path.name for path in found)}; "
+            "remove those of an earlier extraction, and run `barlow embed` again"
+        )
+    return found
+
+
+def _stem_of_shard(path: Path) -> str:
+    return SHARD.sub("", path.stem) if SHARD.search(path.stem) else ""
+
+
+def _joined(out: Path) -> FeatureTable:
+    parts = [read_features(path) for path in shards(out)]
+    if not parts:
+        raise InputError(f"no feature file at {out}; write one with `barlow embed RUN DATA --out {out}`")
+    if len({(part.encoder, part.classes) for part in parts}) > 1:
+        raise InputError(f"the files of the ranks for {out} come from different encoders or data; run embed again")
+    keys = tuple(key for part in parts for key in part.keys)
+    return FeatureTable(join([part.features for part in parts]), keys, parts[0].classes, parts[0].encoder)
+
+
 def _npz_table(path: Path, features: Features) -> FeatureTable:
     with np.load(path, allow_pickle=False) as stored:
         keys, classes = (tuple(str(name) for name in stored[part]) for part in ("keys", "classes"))
-        return FeatureTable(features, keys, classes, str(stored["encoder"]))
+        extraction = str(stored["extraction"]) if "extraction" in stored else ""
+        return FeatureTable(features, keys, classes, str(stored["encoder"]), extraction)
 
 
 def _parquet_table(path: Path, features: Features) -> FeatureTable:
     names = pq.read_table(path, columns=["key"])
-    facts = names.schema.metadata
+    facts = names.schema.metadata or {}
     classes = tuple(json.loads(facts[b"classes"]))
-    return FeatureTable(features, tuple(names["key"].to_pylist()), classes, facts[b"encoder"].decode())
+    encoder, extraction = (facts.get(name, b"").decode() for name in (b"encoder", b"extraction"))
+    return FeatureTable(features, tuple(names["key"].to_pylist()), classes, encoder, extraction)
 
 
 def search(
@@ -186,9 +278,9 @@ def _bank(encoder: Encoder, data: Any, device: str | None) -> FeatureTable:
 
 
 def _is_features(path: Path) -> bool:
-    """Whether an existing file holds features; both kinds of file may also be a data set of images."""
+    """Whether a file (or those of its ranks) holds features; both kinds of file may also be a data set of images."""
     if not path.is_file():
-        return False
+        return path.parent.is_dir() and bool(shards(path))
     try:
         if path.suffix == ".parquet":
             return "features" in pq.read_schema(path).names

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from barlow.data import CorruptSample, Source
+from barlow.data.arrays import ArraySource
 from barlow.data.files import EncodedSource
 from barlow.data.memory import available_processors
 from barlow.errors import InputError
@@ -96,10 +97,11 @@ class Features:
             raise InputError(f"{file} does not hold features ({error}): extract them again") from None
 
 
-def join(parts: Sequence[Features]) -> Features:
+def join(extractions: Sequence[Features]) -> Features:
     """Rows of several extractions, one after the other. Raises InputError for none, or for mixed widths."""
-    if not parts:
+    if not extractions:
         raise InputError("no features to join: the folder holds no .npz or .parquet file")
+    parts = [part for part in extractions if len(part)] or extractions  # an empty part does not know of labels
     if len({part.x.shape[1] for part in parts}) > 1:
         raise InputError(f"features of different widths cannot be joined: {[part.x.shape for part in parts]}")
     labels = [part.y for part in parts if part.y is not None]
@@ -152,6 +154,15 @@ def preprocess_of(encoder: Encoder) -> Preprocess:
     if encoder.preprocess is None:
         raise InputError("the encoder has no preprocessing: load it with load_encoder, or set encoder.preprocess")
     return encoder.preprocess
+
+
+def choose_device(given: torch.device | str | None) -> torch.device:
+    """As given, else this process's GPU where there is one."""
+    if given is not None:
+        return torch.device(given)
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
 def device_of(encoder: Encoder) -> torch.device:
@@ -230,11 +241,11 @@ def extract(
         if cache is None:
             parts = [_encode(encoder, source, rows, batch_size, threads) for _, rows in chunks]
         else:
-            folder = _open_cache(Path(cache), source, ids, batch_size, digest)
+            folder = _open_cache(Path(cache), identity(encoder, source, ids, batch_size, digest))
             parts = [_cached(folder, first, encoder, source, rows, batch_size, threads) for first, rows in chunks]
     if not parts:  # more ranks than batches
         return Features(_none(encoder), None, ids[:0])
-    features = join([part for part in parts if len(part)] or parts)
+    features = join(parts)
     if len(features) == 0:
         raise InputError(f"none of {len(ids)} samples of '{source.name}' could be read: check the files")
     return features
@@ -279,15 +290,28 @@ def _cached(
     return part
 
 
-def _open_cache(folder: Path, source: Source, ids: Ints, batch_size: int, digest: str) -> Path:
-    """Make the folder, or check that it belongs to the same extraction."""
-    wanted = {
+def identity(encoder: Encoder, source: Source, ids: Ints, batch_size: int, encoder_digest: str) -> dict[str, str | int]:
+    """All that features depend on: extractions with the same identity give the same features."""
+    return {
         "source": source.name,
+        "content": _content(source),
         "ids": hashlib.sha256(ids.tobytes()).hexdigest(),
         "n": len(ids),
         "batch_size": batch_size,
-        "encoder": digest,
+        "encoder": encoder_digest,
+        "preprocess": repr(encoder.preprocess),
     }
+
+
+def _content(source: Source) -> str:
+    """The fingerprint; of an array that no file holds, the hash, since its fingerprint is of this process only."""
+    if isinstance(source, ArraySource) and source.path is None:
+        return hashlib.sha256(np.ascontiguousarray(source.array)).hexdigest()
+    return source.fingerprint()
+
+
+def _open_cache(folder: Path, wanted: Mapping[str, str | int]) -> Path:
+    """Make the folder, or check that it belongs to the same extraction."""
     manifest = folder / MANIFEST
     if not manifest.exists():
         folder.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ import torch
 from barlow.data import Source, holdout_split, open_source
 from barlow.errors import InputError, suggest
 from barlow.evaluation.baselines import PIXEL_SIDE, principal_pixels, random_init, raw_pixels
-from barlow.evaluation.features import BATCH_SIZE, preprocess_of
+from barlow.evaluation.features import BATCH_SIZE, choose_device, preprocess_of
 from barlow.evaluation.frozen import frozen
 from barlow.evaluation.intervals import LEVEL
 from barlow.evaluation.overlap import content_hashes, overlap
@@ -97,7 +97,7 @@ def measure(
     """`evaluate` on splits that are given."""
     names = [known_name("baseline", name, BASELINES) for name in baselines]
     encoder = run if isinstance(run, Encoder) else load_encoder(run)
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    target = choose_device(device)
     home = None if isinstance(run, Encoder) else _run_of(run)
     warnings = _warnings(splits, home) if check_overlap else ()
     base = Task(encoder.to(target), splits.train, splits.test, seed, batch_size, target, workers)
