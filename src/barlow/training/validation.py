@@ -48,15 +48,15 @@ class Validator:
         # One process measures: its loss must not wait for the others.
         alone: Any = dist.new_group([0]) if trainer.plan.world_size > 1 else None
         self.objective = BarlowTwinsLoss(trainer.plan.lambd, group=alone)
-        self.history: list[float] = []
+        self.history: list[dict[str, float]] = []  # held-out loss, and k-NN accuracy where there are labels
 
     def __call__(self, trainer: Trainer) -> tuple[dict[str, Any], dict[str, Any]]:
         """A flat record for metrics.jsonl and the full diagnostics for health.json."""
         trainer.encoder.preprocess = trainer.plan.preprocess()
         with autocast(trainer.plan.device, trainer.plan.precision):
             record = self._knn(trainer)
-            found = self._health(trainer)
-        self.history.append(found["heldout_loss"])
+            found = self._health(trainer, record.get("knn"))
+        self.history.append({"heldout_loss": found["heldout_loss"], **record})
         return {**record, **{name: found[name] for name in SUMMARY if name in found}}, {**found, **record}
 
     def _knn(self, trainer: Trainer) -> dict[str, float]:
@@ -67,8 +67,9 @@ class Validator:
         k = min(NEIGHBOURS, len(self.bank))
         return {"knn": knn_accuracy(bank.x, bank.labels, held.x, held.labels, k=k, temperature=TEMPERATURE)}
 
-    def _health(self, trainer: Trainer) -> dict[str, Any]:
+    def _health(self, trainer: Trainer, knn: float | None) -> dict[str, Any]:
         labels = self.source.labels
+        losses = [earlier["heldout_loss"] for earlier in self.history]
         return health(
             trainer.encoder,
             trainer.network.projector,
@@ -78,8 +79,10 @@ class Validator:
             labels=None if labels is None else labels[np.sort(self.held[: len(self.held_views[0])])],
             n_train=self.n_train,
             step=trainer.step,
-            initial_loss=self.history[0] if self.history else None,
-            best_heldout_loss=min(self.history, default=None),
+            initial_loss=losses[0] if losses else None,
+            best_heldout_loss=min(losses, default=None),
+            knn=knn,
+            best_knn=max((earlier["knn"] for earlier in self.history if "knn" in earlier), default=None),
             mixing=trainer.plan.kind == "image",
         )
 
