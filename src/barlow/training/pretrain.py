@@ -241,7 +241,7 @@ class _Session:
             self.trainer.load_state_dict(state["trainer"])
             self.meter = Meter.from_state(state["meter"], self.trainer.device)
             if self.validator:
-                self.validator.history = list(state["heldout_losses"])
+                self.validator.history = list(state["validations"])
         self.resume_step = self.trainer.step if state is not None else None
 
     def run(self, asked: SignalFlag) -> None:
@@ -347,8 +347,8 @@ class _Session:
             self.display.say(f"warning    {error}")
 
     def _state(self, meter: Meter) -> dict[str, Any]:
-        losses = self.validator.history if self.validator else []
-        return {"trainer": self.trainer.state_dict(), "meter": meter.state_dict(), "heldout_losses": list(losses)}
+        validations = self.validator.history if self.validator else []
+        return {"trainer": self.trainer.state_dict(), "meter": meter.state_dict(), "validations": list(validations)}
 
     def _validating(self, log: Callable[[Record], None]) -> Callable[[int], Record]:
         assert self.validator is not None
