@@ -20,7 +20,8 @@ def _per_sample(values: Tensor, x: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-def _luma_weights(channels: int, device: torch.device) -> Tensor:
+def luma_weights(channels: int, device: torch.device) -> Tensor:
+    """[C]: how much each channel counts in the gray of `luma`."""
     weights = _LUMA if channels == 3 else (1.0 / channels,) * channels
     return torch.tensor(weights, device=device)
 
@@ -41,7 +42,7 @@ def brightness_(x: Tensor, factor: Tensor, top: float) -> Tensor:
 def contrast_(x: Tensor, factor: Tensor, top: float) -> Tensor:
     """Blend each sample with its mean gray: factor * x + (1 - factor) * mean."""
     factor = _per_sample(factor, x)
-    gray = x.mean(dim=(2, 3)) @ _luma_weights(x.shape[1], x.device).to(x.dtype)
+    gray = x.mean(dim=(2, 3)) @ luma_weights(x.shape[1], x.device).to(x.dtype)
     return x.mul_(factor).add_((1.0 - factor).mul_(gray.view(-1, 1, 1, 1))).clamp_(0, top)
 
 

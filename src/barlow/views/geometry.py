@@ -146,7 +146,10 @@ def resample(images: Tensor, boxes: Boxes, out: Tensor | None = None) -> Tensor:
         columns = interpolation_matrix(left, crop_width, mirror, width, size, kind)
     pixels = scratch("pixels", (b, c * height, width), images).copy_(images.reshape(b, c * height, width))
     out = pixels.new_empty(b, c, size, size) if out is None else out
-    return turn(multiply(rows, pixels.view(b, c, height, width), columns, out), turns)
+    multiply(rows, pixels.view(b, c, height, width), columns, out)
+    if images.dtype == torch.uint8:
+        out.clamp_(0.0, 255.0)  # bicubic overshoots
+    return turn(out, turns)
 
 
 def multiply(rows: Tensor, x: Tensor, columns: Tensor, out: Tensor) -> Tensor:

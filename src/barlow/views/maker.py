@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from barlow.errors import InputError
-from barlow.views import colour, geometry
+from barlow.views import colour, geometry, native
 from barlow.views.blur import gaussian_blur_
 from barlow.views.geometry import Box, Boxes
 from barlow.views.noise import draw_rectangles, erase_, gaussian_noise_, shuffle_pixels
@@ -19,6 +19,8 @@ from barlow.views.scratch import scratch
 
 _CHUNK = {"cpu": 2**19, "cuda": 2**28}  # values worked on at a time: two megabytes stay near a core
 _MATRIX_LIMIT = 48  # pixels: up to here, on a CPU, two matrix products beat one kernel call per image
+
+_Fetch = Callable[[Tensor, Tensor], Tensor]  # (indices into the views of a group, float32 tensor to fill) -> filled
 
 
 @dataclass(frozen=True)
@@ -128,8 +130,8 @@ class ViewMaker:
         """Views [..., C, h, w] back on the scale of `mean` and `std` ([0, 1] for uint8 images), float32."""
         return views.float() * self._std.to(views.device) + self._mean.to(views.device)
 
-    def _fetch_from(self, images: Tensor, stream: Stream, members: Sequence[int]) -> Callable[[Tensor], Tensor]:
-        """A function from indices into the group's views to their crops, float32."""
+    def _fetch_from(self, images: Tensor, stream: Stream, members: Sequence[int]) -> _Fetch:
+        """A function that fills a float32 tensor with the crops of chosen views of the group."""
         height, width = images.shape[2:]
         batch = len(images)
         boxes = [
@@ -143,47 +145,61 @@ class ViewMaker:
             return partial(_resample, images, merged)
         return partial(_cut, images, merged.to_list())
 
-    def _finish(
-        self, fetch: Callable[[Tensor], Tensor], images: Tensor, stream: Stream, members: Sequence[int]
-    ) -> dict[int, Tensor]:
+    def _finish(self, fetch: _Fetch, images: Tensor, stream: Stream, members: Sequence[int]) -> dict[int, Tensor]:
         """Colour and normalise what `fetch` gives, a cache-sized chunk of views at a time."""
         view, device, total = self._views[members[0]], images.device, len(stream.keys)
         size = self._size(view)
         draws = self._draw(stream, [self._views[v] for v in members])
-        sequence = draws.order.argsort(stable=True)  # neighbours share their order of jitter
-        draws, stream = draws.at(sequence), stream.at(sequence)
+        compiled = self._compiled(device)
+        if compiled:
+            sequence = torch.arange(total)
+        else:
+            sequence = draws.order.argsort(stable=True)  # neighbours share their order of jitter
+            draws, stream = draws.at(sequence), stream.at(sequence)
         out = torch.empty(total, self.channels, size, size, dtype=self.dtype, device=device)
         step = max(1, _CHUNK.get(device.type, 2**28) // max(1, self.channels * size * size))
         for start in range(0, total, step):
             part = slice(start, start + step)
-            x = self._colour(fetch(sequence[part]), images.dtype, draws.at(part), stream.at(part), view)
-            _put(out, sequence[part], x)
+            in_place = compiled and self.dtype == torch.float32
+            shape = (len(sequence[part]), *out.shape[1:])
+            x = fetch(sequence[part], out[part] if in_place else scratch("view", shape, out))
+            x = self._colour(x, images.dtype, draws.at(part), stream.at(part), view, compiled)
+            if not in_place or x.data_ptr() != out[part].data_ptr():
+                _put(out, sequence[part], x)
         return dict(zip(members, out.chunk(len(members)), strict=True))
 
-    def _colour(self, x: Tensor, source: torch.dtype, draws: _Draws, stream: Stream, view: ViewRecipe) -> Tensor:
-        """The ops after the crop, in place, and the normalisation; x float32 [n, C, h, w], in order of jitter."""
+    def _compiled(self, device: torch.device) -> bool:
+        """Whether the compiled loops make these views."""
+        narrow = all(view.blur_sigma[1] <= native.MOST_SIGMA for view in self._views)
+        return device.type == "cpu" and narrow and native.library() is not None
+
+    def _colour(
+        self, x: Tensor, source: torch.dtype, draws: _Draws, stream: Stream, view: ViewRecipe, compiled: bool
+    ) -> Tensor:
+        """The ops after the crop, in place, and the normalisation; x float32 [n, C, h, w].
+
+        Unless `compiled` the views are sorted by their order of jitter.
+        """
         top, mean, std = self._prepare(x, source)
+        last = not (draws.posterize.any() or (draws.noise_std > 0).any() or view.shuffle) and mean.ndim == 3
         if draws.gains is not None:
             colour.scale_channels_(x, draws.gains, top)
-        first = int((draws.order < 0).sum())
-        every_order = _orders(view)
-        runs = [(every_order[i], len(list(run))) for i, run in groupby(draws.order[first:].tolist())]
-        colour.jitter_(x[first:], runs, {op: factor[first:] for op, factor in draws.factors.items()}, top)
-        _apply(draws.grayscale, x, lambda part, _: colour.grayscale_(part))
-        _apply(draws.sigma > 0, x, lambda part, i: gaussian_blur_(part, draws.sigma[i]))
-        _apply(draws.solarize, x, lambda part, _: colour.solarize_(part, top))
+        if compiled:
+            _tone_compiled(x, top, view, draws, (mean, 1.0 / std) if last else None)
+        else:
+            _tone(x, top, view, draws)
         _apply(draws.posterize, x, lambda part, _: colour.posterize_(part, view.posterize_bits, top))
         noisy = draws.noise_std > 0
         _apply(noisy, x, lambda part, i: gaussian_noise_(part, draws.noise_std[i], stream.at(i), top))
         x = shuffle_pixels(x) if view.shuffle else x
-        x.sub_(mean).mul_(1.0 / std)
+        if not (compiled and last):
+            x.sub_(mean).mul_(1.0 / std)
         return x if draws.rectangles is None else erase_(x, draws.rectangles)
 
     def _prepare(self, x: Tensor, source: torch.dtype) -> tuple[float, Tensor, Tensor]:
         """Bring x, in place, to a range [0, top]; returns top and the mean and std of the data in that range."""
         mean, std = self._mean.to(x.device), self._std.to(x.device)
         if source == torch.uint8:
-            x.clamp_(0.0, 255.0)  # bicubic resampling overshoots
             return 255.0, 255.0 * mean, 255.0 * std
         low, span = _own_range(x)
         x.sub_(low).div_(span)
@@ -248,6 +264,36 @@ class ViewMaker:
             raise InputError(f"Views need uint8 or float images, got {images.dtype}. Scale 16-bit images to [0, 1].")
         if ids.shape != images.shape[:1]:
             raise InputError(f"Views need one id per image: {len(images)} images, ids {list(ids.shape)}.")
+
+
+def _tone(x: Tensor, top: float, view: ViewRecipe, draws: _Draws) -> None:
+    """Jitter, grayscale, blur and solarize views sorted by their order of jitter."""
+    first = int((draws.order < 0).sum())
+    every_order = _orders(view)
+    runs = [(every_order[i], len(list(run))) for i, run in groupby(draws.order[first:].tolist())]
+    colour.jitter_(x[first:], runs, {op: factor[first:] for op, factor in draws.factors.items()}, top)
+    _apply(draws.grayscale, x, lambda part, _: colour.grayscale_(part))
+    _apply(draws.sigma > 0, x, lambda part, i: gaussian_blur_(part, draws.sigma[i]))
+    _apply(draws.solarize, x, lambda part, _: colour.solarize_(part, top))
+
+
+def _tone_compiled(
+    x: Tensor, top: float, view: ViewRecipe, draws: _Draws, normalise: tuple[Tensor, Tensor] | None
+) -> None:
+    """The same in compiled loops, of views in any sequence, and the normalisation by (mean, 1 / std)."""
+    zeros = torch.zeros(len(x))
+    factors = torch.stack([draws.factors.get(op, zeros) for op in colour.JITTER_OPS], dim=1)
+    luma = colour.luma_weights(x.shape[1], x.device)
+    native.tone_(
+        *(x, top, luma, _order_table(view), draws.order, factors),
+        *(draws.grayscale, draws.sigma, draws.solarize, normalise),
+    )
+
+
+def _order_table(view: ViewRecipe) -> Tensor:
+    """int8 [m, 4]: `_orders` by the ops' numbers; -1 fills up."""
+    rows = [[colour.JITTER_OPS.index(op) for op in order] for order in _orders(view)]
+    return torch.tensor([row + [-1] * (len(colour.JITTER_OPS) - len(row)) for row in rows], dtype=torch.int8)
 
 
 def _image_views(recipe: Recipe) -> tuple[ViewRecipe, ...]:
@@ -328,31 +374,38 @@ def _put(out: Tensor, index: Tensor, x: Tensor) -> None:
         out[index.to(out.device)] = x.to(out.dtype)
     else:
         for i, row in zip(index.tolist(), x, strict=True):
-            out[i].copy_(row)
+            _copy_planar(out[i : i + 1], row[None])
 
 
-def _take(cuts: Sequence[Tensor], index: Tensor) -> Tensor:
+def _copy_planar(out: Tensor, x: Tensor) -> None:
+    """out[:] = x; channels-last bytes to planes of floats is what torch's copy is slow at."""
+    if (x.dtype, out.dtype) == (torch.uint8, torch.float32) and x.device.type == "cpu" and native.library() is not None:
+        native.planes(x, out)
+    else:
+        out.copy_(x)
+
+
+def _take(cuts: Sequence[Tensor], index: Tensor, x: Tensor) -> Tensor:
     """Float32 copies of chosen cuts, numbered through all tensors, with planar channels: colour runs over planes."""
     batch = len(cuts[0])
-    x = scratch("view", (len(index), *cuts[0].shape[1:]), cuts[0])
     for v, cut in enumerate(cuts):
         rows = (index // batch == v).nonzero()[:, 0]
         if len(rows):
-            x[rows.to(x.device)] = cut[(index[rows] - v * batch).to(cut.device)].float()
+            _put(x, rows, cut[(index[rows] - v * batch).to(cut.device)])
     return x
 
 
-def _resample(images: Tensor, boxes: Boxes, index: Tensor) -> Tensor:
-    index_on_device = (index % len(images)).to(images.device)
+def _resample(images: Tensor, boxes: Boxes, index: Tensor, x: Tensor) -> Tensor:
+    which, boxes = index % len(images), replace(boxes, fields=boxes.fields[index])
+    if images.device.type == "cpu" and native.library() is not None:
+        native.resample(images, which, boxes.fields, boxes.interpolation, x)
+        return geometry.turn(x, boxes.fields[:, 6])
     chosen = scratch("chosen", (len(index), *images.shape[1:]), images, images.dtype)
-    torch.index_select(images, 0, index_on_device, out=chosen)
-    views = scratch("view", (len(index), images.shape[1], boxes.size, boxes.size), images)
-    return geometry.resample(chosen, replace(boxes, fields=boxes.fields[index]), views)
+    torch.index_select(images, 0, which.to(images.device), out=chosen)
+    return geometry.resample(chosen, boxes, x)
 
 
-def _cut(images: Tensor, boxes: Sequence[Box], index: Tensor) -> Tensor:
-    size = boxes[0].size
-    x = scratch("view", (len(index), images.shape[1], size, size), images)
+def _cut(images: Tensor, boxes: Sequence[Box], index: Tensor, x: Tensor) -> Tensor:
     for row, i in zip(x, index.tolist(), strict=True):
-        row.copy_(geometry.cut(images[i % len(images)], boxes[i]))
+        _copy_planar(row[None], geometry.cut(images[i % len(images)], boxes[i])[None])
     return x
