@@ -116,6 +116,8 @@ class TrainingConfig:
     """float32, bfloat16, or auto (bfloat16 where the hardware has it); the loss is always float32"""
     compile: bool = False
     """compile the network with torch.compile"""
+    fsdp: bool = False
+    """many processes: each keeps a part of weights, gradients and momenta (FSDP2), for encoders that outgrow a GPU"""
     micro_batch: str | None = None
     """samples per forward pass with the exact large-batch gradient: a number, or auto"""
 
@@ -219,6 +221,7 @@ def _coerce(where: str, hint: Any, value: Any) -> Any:
     raise InputError(f"{where} must be {getattr(kind, '__name__', kind)}, got {value!r}")
 
 
+TRACKERS = ("wandb", "mlflow")
 METHODS = ("barlow-twins", "mixed-barlow-twins")
 CHOICES: dict[str, tuple[str, ...]] = {
     "method": METHODS,
@@ -260,6 +263,9 @@ def _validate(config: PretrainConfig) -> None:
         if name in ABOVE_ZERO and not value > 0:
             raise InputError(f"{flag(name)} must be more than 0, got {value}")
     _validate_shares(config)
+    for name in config.output.trackers:
+        if name not in TRACKERS:
+            raise InputError(f"unknown tracker '{name}'. {suggest(name, TRACKERS)}")
 
 
 def _validate_shares(config: PretrainConfig) -> None:
@@ -270,6 +276,9 @@ def _validate_shares(config: PretrainConfig) -> None:
     if not config.model.projector or min(config.model.projector) < 2:
         widths = list(config.model.projector)
         raise InputError(f"--projector widths must be 2 or more, got {widths}; try --projector 1024 1024")
+    for other, used in (("ema", config.model.ema is not None), ("compile", config.training.compile)):
+        if config.training.fsdp and used:
+            raise InputError(f"--fsdp does not go with {flag(other)}; leave one of them out")
     micro = config.training.micro_batch
     if micro is not None and micro != "auto" and not (micro.isdigit() and int(micro) >= 2):
         raise InputError(f"--micro-batch must be a number of 2 or more, or auto, got '{micro}'")

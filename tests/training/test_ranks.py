@@ -23,11 +23,11 @@ RANKS = """
 data, out, port, settings = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
 command = ["pretrain", data, *settings]
 
-def two_ranks(before):
+def two_ranks(before, folder="two"):
     shared = dict(WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
     ranks = [
-        fork([*command, "--out", f"{out}/two"], before, f"{out}/two-{rank}.txt", RANK=str(rank), LOCAL_RANK=str(rank),
-             **shared)
+        fork([*command, "--out", f"{out}/{folder}"], before, f"{out}/{folder}-{rank}.txt", RANK=str(rank),
+             LOCAL_RANK=str(rank), **shared)
         for rank in range(2)
     ]
     return [wait(rank) for rank in ranks]
@@ -100,6 +100,50 @@ def _ranks_see_halves_of_the_same_batches(folder: Path) -> None:
     for whole, a, b in zip(alone, first, second, strict=True):
         assert not set(a) & set(b)
         assert sorted([*a, *b]) == sorted(whole)
+
+
+SHARDED = (
+    RANKS
+    + """
+def sigterm_at_3():
+    original = trainer.Trainer.train_step
+    def train_step(self, *arguments):
+        if self.step == 3 and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *arguments)
+    trainer.Trainer.train_step = train_step
+
+found = []
+for folder, extra, before in (("ddp", [], 0), ("fsdp", ["--fsdp"], 0), ("cut", ["--fsdp"], sigterm_at_3),
+                              ("cut", ["--fsdp", "--resume"], 0),
+                              ("ddp-pieces", ["--micro-batch", "4"], 0),
+                              ("fsdp-pieces", ["--micro-batch", "4", "--fsdp"], 0)):
+    command[:] = ["pretrain", data, *settings, *extra]
+    found.append(two_ranks(before or (lambda: None), folder))
+print(json.dumps(found))
+"""
+)
+
+
+@pytest.mark.slow
+def test_sharded_weights_follow_the_curve_of_whole_ones_and_resume_exactly(
+    rehearse: Rehearse, discs: Path, free_port: int, tmp_path: Path
+) -> None:
+    settings = [*SETTINGS, "--optimizer", "lars", "--lr", "0.5", "--checkpoint-minutes", "0.0001"]
+    found = rehearse(SHARDED, discs, tmp_path, free_port, json.dumps(settings)).answer
+    assert found == [[0, 0], [0, 0], [143, 143], *[[0, 0]] * 3], "".join(file.read_text() for file in tmp_path.glob("*.txt"))
+    ddp, fsdp, cut = (Run(tmp_path / name) for name in ("ddp", "fsdp", "cut"))
+    np.testing.assert_allclose(curves(fsdp.path)[:, 0], curves(ddp.path)[:, 0], rtol=1e-4)
+    assert fsdp.metrics("validation")[-1]["heldout_loss"] == pytest.approx(
+        ddp.metrics("validation")[-1]["heldout_loss"], rel=1e-3
+    )
+    assert (curves(cut.path) == curves(fsdp.path)).all()
+    encoders = [(run.path / "encoder.safetensors").read_bytes() for run in (fsdp, cut)]
+    assert encoders[0] == encoders[1]
+    assert "warning" not in (tmp_path / "fsdp-0.txt").read_text().lower()
+    pieces = [curves(tmp_path / f"{name}-pieces")[:, 0] for name in ("ddp", "fsdp")]
+    np.testing.assert_allclose(pieces[1], pieces[0], rtol=1e-4)
+    assert fsdp.encoder().feature_dim == 256  # loads strictly, on one process
 
 
 @pytest.mark.slow

@@ -105,6 +105,8 @@ class Hooks:
     check: Callable[[], None]
     """raises when a term was not finite"""
     stop: Callable[[], bool]
+    agree: Callable[[bool], bool] = lambda due: due
+    """whether something that the clock says is due is to be done by all ranks at this step"""
 
 
 def train(trainer: Trainer, loader: Loader, hooks: Hooks, display: ProgressDisplay, meter: Meter) -> bool:
@@ -197,7 +199,7 @@ class _Loop:
             return True
         if self.output.checkpoint_steps is not None:
             return self.trainer.step % self.output.checkpoint_steps == 0
-        return time.monotonic() - self.saved_at >= 60 * self.output.checkpoint_minutes
+        return self.hooks.agree(time.monotonic() - self.saved_at >= 60 * self.output.checkpoint_minutes)
 
     def _save(self) -> None:
         self._flush()

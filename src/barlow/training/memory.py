@@ -69,12 +69,14 @@ def estimate_memory(
     optimizer: str = "adamw",
     form: str = "auto",
     ema: bool = False,
+    parts: int = 1,
 ) -> MemoryEstimate:
     """The memory of one training step, without running it.
 
     view_shapes: shape of a sample in each of the views that go through the network, e.g. [(3, 224, 224)] * 2 (three
     for Mixed Barlow Twins). batch: samples per rank. micro_batch: samples per forward pass of the gradient cache.
-    form: of the objective. Batch norms are counted as local ones. Raises whatever the network raises on fake tensors.
+    form: of the objective. parts: ranks that weights, gradients and momenta are spread over. Batch norms are counted as
+    local ones. Raises whatever the network raises on fake tensors.
     """
     passes = [(shape, batch) for shape in view_shapes]
     if micro_batch is not None and micro_batch < batch:
@@ -88,9 +90,9 @@ def estimate_memory(
     if len(passes) < len(view_shapes) or micro_batch is not None:
         projector_bytes += 2 * 4 * len(view_shapes) * batch * width  # the cache: embeddings and their gradients
     return MemoryEstimate(
-        weights=sum(parameters.values()) + buffers + averaged,
-        optimizer=STATES_PER_WEIGHT[optimizer] * trained,
-        gradients=trained,
+        weights=sum(parameters.values()) // parts + buffers + averaged,
+        optimizer=STATES_PER_WEIGHT[optimizer] * trained // parts,
+        gradients=trained // parts,
         activations=encoder_bytes,
         projector=projector_bytes,
         loss=loss_bytes(len(view_shapes), batch * world_size, width, form),

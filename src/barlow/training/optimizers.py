@@ -173,11 +173,16 @@ def set_lr(optimizer: Optimizer, multiplier: float) -> None:
 def clip_gradients(optimizer: Optimizer, max_norm: float = math.inf) -> Tensor:
     """Scale all gradients in place so that their joint L2 norm is at most `max_norm`; the norm before, on device."""
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters], foreach=_foreach(parameters))
     norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
     if math.isfinite(max_norm):  # else a pass over all gradients is saved
         torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
     return norm
+
+
+def _foreach(parameters: Sequence[Tensor]) -> bool | None:
+    """Whether to take all norms in one call; torch by itself does so on GPUs alone. Sharded tensors: as it likes."""
+    return None if any(isinstance(p, DTensor) for p in parameters) else True
 
 
 def load_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:

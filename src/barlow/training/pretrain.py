@@ -17,7 +17,7 @@ from barlow.config import PretrainConfig, config_from_settings, config_to_dict, 
 from barlow.data import Loader, Source, WorkerDied, open_source
 from barlow.diagnostics import expected_initial_loss
 from barlow.errors import InputError
-from barlow.models import save_encoder
+from barlow.models import Encoder, save_encoder
 from barlow.run import CONFIG, FACTS, HEALTH, METRICS, Run, read_json, write_json
 from barlow.training.checkpoint import CheckpointError, CheckpointWriter, generators_given_back, load_latest
 from barlow.training.distributed import (
@@ -30,7 +30,7 @@ from barlow.training.distributed import (
     set_up,
     shut_down,
 )
-from barlow.training.faults import save_replay
+from barlow.training.faults import Fault, save_replay
 from barlow.training.loop import Hooks, Meter, Record, train
 from barlow.training.memory import is_out_of_memory
 from barlow.training.network import deterministic_kernels
@@ -206,7 +206,7 @@ class _Session:
         train_rows, held_rows = split_indices(config, source)
         reference = _rows(source, train_rows) if plan.kind == "table" else None
         self.trainer = Trainer(config, plan, encoder=module, reference=reference, rank=world.rank)
-        self.room = Room(config, plan, self.trainer.network, view_shapes(resolve_recipe(plan.recipe), plan))
+        self.room = Room(config, plan, self.trainer.unsharded, view_shapes(resolve_recipe(plan.recipe), plan))
         self.trainer.micro_batch = self._agreed_micro_batch()
         self.meter = Meter()
         self.started = time.time()
@@ -253,17 +253,29 @@ class _Session:
             hooks = Hooks(
                 log=log,
                 checkpoint=self._checkpointing(writer),
-                validate=self._validating(log) if self.validator else None,
+                validate=self._validating(log) if self._takes_part_in_validation() else None,
                 check=self._check_finite,
                 stop=lambda: self._asked_to_stop(asked),
+                agree=self._agree_now,
             )
             if hooks.validate and self.trainer.step == 0:
                 hooks.validate(0)
             with self._one_line():
                 complete = train(self.trainer, self.loader, hooks, self.display, self.meter)
             self._await(writer)
-        if self.world.is_main:
-            self._finish("finished" if complete else "interrupted")
+        whole = self.trainer.whole()
+        if self.world.is_main and whole:
+            self._finish("finished" if complete else "interrupted", whole[0])
+
+    def _takes_part_in_validation(self) -> bool:
+        """The main rank measures; the others give it their parts of the weights."""
+        return self.validator is not None or (self.trainer.sharded and self.plan.n_held > 0)
+
+    def _agree_now(self, due: bool) -> bool:
+        """What only the main rank does it decides; where all must take part, they agree every few steps."""
+        if not self.trainer.sharded:
+            return due
+        return self.trainer.step % AGREE_EVERY == 0 and bool(largest(int(due)))
 
     def _asked_to_stop(self, asked: SignalFlag) -> bool:
         """Alone at every step; ranks agree every few steps, since they must stop at the same one."""
@@ -277,13 +289,15 @@ class _Session:
         return number > 0
 
     def _check_finite(self) -> None:
-        fault = self.trainer.watch.poll() if self.world.is_main else None
+        fault = self._fault()
         if fault is None:
-            return  # the quantities are global: one rank sees what all have, and ends them all
+            return
+        state = {**self.trainer.state_dict(), "step": fault.step}
+        if not self.world.is_main:
+            return  # the main rank ends them all
         epoch, start = divmod(fault.step, self.plan.steps_per_epoch)
         batch = next(iter(self.loader.epoch(epoch, start)))
         kept = {"epoch": epoch, "ids": batch.ids, "images": batch.images, "cuts": batch.cuts}
-        state = {**self.trainer.state_dict(), "step": fault.step}
         with self._failures_said():
             save_replay(self.folder, fault, batch=kept, state=state)
         self._set_status("failed")
@@ -292,6 +306,13 @@ class _Session:
             f"{fault} (samples {names}, ...); batch and state are kept: run `barlow replay {self.folder}`, "
             "or lower --lr, or set --clip"
         )
+
+    def _fault(self) -> Fault | None:
+        """The quantities are global: the main rank sees what all have. Sharded ranks look together, every few steps."""
+        if not self.trainer.sharded:
+            return self.trainer.watch.poll() if self.world.is_main else None
+        known = self._agree_now(self.trainer.watch.poll() is not None)
+        return self.trainer.watch.poll(wait=True) if known else None
 
     @contextmanager
     def _one_line(self) -> Iterator[None]:
@@ -308,10 +329,10 @@ class _Session:
 
     @contextmanager
     def _logs(self) -> Iterator[Callable[[Record], None]]:
-        metrics = MetricsLog(self.folder / METRICS, self.resume_step)
         settings = config_to_dict(self.config)
         names = self.config.output.trackers
         trackers = open_trackers(names, self.folder, config=settings, resume_step=self.resume_step)
+        metrics = MetricsLog(self.folder / METRICS, self.resume_step)
 
         def log(line: Record) -> None:
             for target in (metrics, *trackers):
@@ -327,6 +348,8 @@ class _Session:
     def _checkpointing(self, writer: CheckpointWriter) -> Callable[[Meter], None]:
         def checkpoint(meter: Meter) -> None:
             if not self.world.is_main:
+                if self.trainer.sharded:
+                    self.trainer.state_dict()  # gives the main rank this one's parts
                 return
             self._sync()  # the lines up to this step must be there when the run continues from it
             with self._failures_said():
@@ -351,21 +374,21 @@ class _Session:
         return {"trainer": self.trainer.state_dict(), "meter": meter.state_dict(), "validations": list(validations)}
 
     def _validating(self, log: Callable[[Record], None]) -> Callable[[int], Record]:
-        assert self.validator is not None
-        validator = self.validator
-
         def validate(epoch: int) -> Record:
-            record, diagnostics = validator(self.trainer)
+            whole = self.trainer.whole()
+            if self.validator is None or whole is None:
+                return {}
+            record, diagnostics = self.validator(self.trainer, *whole)
             log({"kind": "validation", "step": self.trainer.step, "epoch": epoch, **record})
             write_json(self.folder / HEALTH, diagnostics)
-            self._save_encoder(epoch)
+            self._save_encoder(epoch, whole[0])
             return record
 
         return validate
 
-    def _save_encoder(self, epoch: int) -> None:
+    def _save_encoder(self, epoch: int, encoder: Encoder) -> None:
         save_encoder(
-            self.trainer.encoder,
+            encoder,
             self.plan.preprocess(),
             self.folder,
             method=self.config.objective.method,
@@ -374,8 +397,8 @@ class _Session:
             seed=self.config.training.seed,
         )
 
-    def _finish(self, status: str) -> None:
-        self._save_encoder(self.trainer.step // self.plan.steps_per_epoch)
+    def _finish(self, status: str, encoder: Encoder) -> None:
+        self._save_encoder(self.trainer.step // self.plan.steps_per_epoch, encoder)
         self._set_status(status)
         skipped = self.loader.skipped
         for key, reason in skipped[:MOST_NAMED]:

@@ -1,5 +1,6 @@
 """`barlow replay`: the step that produced a NaN or an infinity, run again under torch's anomaly detection."""
 
+import dataclasses
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,8 @@ def replay(run: Run | str | Path) -> Iterator[str]:
         raise InputError("a run of your own module cannot be replayed from its folder; call train_step yourself")
     fault, batch, state = kept
     yield f"{fault}; {len(batch['ids'])} samples, epoch {batch['epoch'] + 1}"
-    trainer = Trainer(folder.config, plan_from_dict(folder.facts))
+    # One process: of several ranks, the main one kept its part of the batch.
+    trainer = Trainer(folder.config, dataclasses.replace(plan_from_dict(folder.facts), world_size=1))
     trainer.load_state_dict(state)
     yield from _run_again(trainer, Batch(batch["images"], batch["cuts"], batch["ids"], 0.0), batch["epoch"])
 

@@ -41,6 +41,7 @@ class Room:
             optimizer=self.config.optimizer.optimizer,
             form=form or self.config.objective.form,
             ema=self.config.model.ema is not None,
+            parts=self.plan.world_size if self.config.training.fsdp else 1,
         )
 
     def micro_batch(self) -> int | None:

@@ -1,5 +1,7 @@
 """Everything that changes during a run, and the one step that changes it."""
 
+import copy
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +29,7 @@ from barlow.training.optimizers import (
 )
 from barlow.training.plan import Plan, resolve_recipe
 from barlow.training.schedules import warmup_cosine
+from barlow.training.sharding import gathered, network_parts, optimizer_parts, shard
 from barlow.views import SignalViewMaker, TableViewMaker, ViewMaker, view_maker
 
 
@@ -53,9 +56,10 @@ class Trainer:
         self.micro_batch: int | None = None
         self.device = torch.device(plan.device)
         self.step = 0
-        self.network = self._build_network(encoder).to(self.device)
-        if plan.kind == "image":
-            self.network = self.network.to(memory_format=torch.channels_last)
+        self._is_main = rank == 0
+        self.sharded = config.training.fsdp and plan.world_size > 1
+        self.network = self._build_network(encoder)
+        self.unsharded = self._place()
         self.ema = EMA(self.network.encoder, config.model.ema) if config.model.ema else None
         self.optimizer = build_optimizer(
             config.optimizer.optimizer,
@@ -88,6 +92,33 @@ class Trainer:
         assert isinstance(network, TwinNetwork)  # the container itself is never replaced
         return network
 
+    def _place(self) -> TwinNetwork:
+        """Move the network to the device, sharded where that is asked for; returns one with whole weights."""
+        if not self.sharded:
+            self.network = self.network.to(self.device)
+            if self.plan.kind == "image":
+                self.network = self.network.to(memory_format=torch.channels_last)
+            return self.network
+        copied = copy.deepcopy(self.network)
+        whole = copied if self._is_main else copied.to("meta")  # the others only need to know its shapes
+        self.network = self.network.to(self.device)
+        shard(self.network, self.device)
+        return whole
+
+    def whole(self) -> tuple[Encoder, nn.Module] | None:
+        """What is evaluated and saved, with whole weights: encoder (its average, where one is kept) and projector.
+
+        When the network is sharded, all ranks must ask, and only the main one gets it.
+        """
+        if not self.sharded:
+            return self.encoder, self.network.projector
+        state = gathered(self.network.state_dict(), keep=self._is_main)
+        if not self._is_main:
+            return None
+        self.unsharded = self.unsharded.to(self.device)
+        self.unsharded.load_state_dict(state)
+        return self.unsharded.encoder, self.unsharded.projector
+
     def _build_maker(self, reference: Tensor | None) -> ViewMaker | SignalViewMaker | TableViewMaker:
         plan = self.plan
         return view_maker(
@@ -104,7 +135,7 @@ class Trainer:
         network: nn.Module = self.network
         if self.config.training.compile:
             network.compile()
-        if self.plan.world_size > 1:
+        if self.plan.world_size > 1 and not self.sharded:
             ids = [self.device.index or 0] if self.device.type == "cuda" else None
             network = DistributedDataParallel(network, device_ids=ids)
             # The statistics of all ranks are equal already. As argument this flag is deprecated from torch 2.13 on, and
@@ -160,10 +191,8 @@ class Trainer:
 
     def _clip(self) -> Tensor:
         """The gradient's norm, and the gradient cut to the limit where there is one."""
-        if self.config.optimizer.clip is not None:
-            return clip_gradients(self.optimizer, self.config.optimizer.clip)
-        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
-        return torch.nn.utils.get_total_norm(gradients, foreach=True)
+        limit = self.config.optimizer.clip
+        return clip_gradients(self.optimizer, math.inf if limit is None else limit)
 
     def _backward(self, inputs: list[Tensor], terms_of: Terms) -> dict[str, Tensor]:
         if self.micro_batch is not None and self.micro_batch < len(inputs[0]):
@@ -182,23 +211,32 @@ class Trainer:
         return embedding
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on, as tensors and plain values."""
+        """All that the next step depends on, as tensors and plain values.
+
+        When the network is sharded, all ranks must ask, and only the main one gets whole tensors.
+        """
+        network, optimizer = self.network.state_dict(), self.optimizer.state_dict()
+        if self.sharded:
+            network, optimizer = (gathered(state, keep=self._is_main) for state in (network, optimizer))
         return {
             "step": self.step,
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "network": network,
+            "optimizer": optimizer,
             "ema": self.ema.state_dict() if self.ema else None,
             "rng": capture_rng(self.device),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict`; strict. Raises InputError when it is the state of another network."""
+        network, optimizer = state["network"], state["optimizer"]
+        if self.sharded:
+            network, optimizer = network_parts(network, self.network), optimizer_parts(optimizer, self.optimizer)
         try:
-            self.network.load_state_dict(state["network"], strict=True)
+            self.network.load_state_dict(network, strict=True)
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
             raise InputError(f"the checkpoint is of another network: {reason}") from None
-        load_optimizer_state(self.optimizer, state["optimizer"])
+        load_optimizer_state(self.optimizer, optimizer)
         if self.ema:
             self.ema.load_state_dict(state["ema"])
         restore_rng(state["rng"], self.device)

@@ -6,11 +6,12 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from barlow.data import Loader, Source
 from barlow.diagnostics import health
 from barlow.evaluation import extract, knn_accuracy
+from barlow.models import Encoder
 from barlow.objectives import BarlowTwinsLoss
 from barlow.training.network import autocast
 from barlow.training.trainer import Trainer
@@ -50,29 +51,31 @@ class Validator:
         self.objective = BarlowTwinsLoss(trainer.plan.lambd, group=alone)
         self.history: list[dict[str, float]] = []  # held-out loss, and k-NN accuracy where there are labels
 
-    def __call__(self, trainer: Trainer) -> tuple[dict[str, Any], dict[str, Any]]:
+    def __call__(
+        self, trainer: Trainer, encoder: Encoder, projector: nn.Module
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """A flat record for metrics.jsonl and the full diagnostics for health.json."""
-        trainer.encoder.preprocess = trainer.plan.preprocess()
+        encoder.preprocess = trainer.plan.preprocess()
         with autocast(trainer.plan.device, trainer.plan.precision):
-            record = self._knn(trainer)
-            found = self._health(trainer, record.get("knn"))
+            record = self._knn(encoder)
+            found = self._health(trainer, encoder, projector, record.get("knn"))
         self.history.append({"heldout_loss": found["heldout_loss"], **record})
         return {**record, **{name: found[name] for name in SUMMARY if name in found}}, {**found, **record}
 
-    def _knn(self, trainer: Trainer) -> dict[str, float]:
+    def _knn(self, encoder: Encoder) -> dict[str, float]:
         labels = self.source.labels
         if labels is None or len(np.unique(labels)) < 2:
             return {}
-        bank, held = (extract(trainer.encoder, self.source, rows) for rows in (self.bank, self.held))
+        bank, held = (extract(encoder, self.source, rows) for rows in (self.bank, self.held))
         k = min(NEIGHBOURS, len(self.bank))
         return {"knn": knn_accuracy(bank.x, bank.labels, held.x, held.labels, k=k, temperature=TEMPERATURE)}
 
-    def _health(self, trainer: Trainer, knn: float | None) -> dict[str, Any]:
+    def _health(self, trainer: Trainer, encoder: Encoder, projector: nn.Module, knn: float | None) -> dict[str, Any]:
         labels = self.source.labels
         losses = [earlier["heldout_loss"] for earlier in self.history]
         return health(
-            trainer.encoder,
-            trainer.network.projector,
+            encoder,
+            projector,
             self.held_views,
             self.objective,
             train_pairs=self.train_views,
