@@ -18,7 +18,7 @@ from .store import CACHES, Cache, Store, common_shape, open_store
 from .streaming import ATTEMPTS, Maker, Planned, Read, Reader, open_stream
 
 CORRUPT_SHARE = 0.01
-"""Share of unreadable samples above which a run ends."""
+"""Share of a source's samples that may be unreadable before a run ends."""
 _EARLIEST_VERDICT = 10_000  # samples seen before their share stands for the whole
 
 
@@ -70,7 +70,7 @@ class Loader:
             raise InputError(f"There is no cache '{cache}'. {suggest(cache, CACHES)}")
         self._corrupt: dict[int, str] = {}
         self._seen = np.zeros(len(source), bool)
-        self._store = open_store(source, self._indices, cache, self._device, _corrupt_limit(len(self._indices)))
+        self._store = open_store(source, self._indices, cache, self._device, _corrupt_limit(len(source)))
         if self._store is not None:
             self._count(self._store.corrupt.items(), self._indices)
             self._bad = np.isin(np.arange(len(source)), list(self._store.corrupt))
@@ -155,7 +155,7 @@ class Loader:
         self._corrupt.update(corrupt)
         self._seen[ids] = True
         self._seen[list(self._corrupt)] = True
-        counted = max(int(self._seen.sum()), min(len(self._indices), _EARLIEST_VERDICT))
+        counted = max(int(self._seen.sum()), min(len(self._source), _EARLIEST_VERDICT))
         if len(self._corrupt) > _corrupt_limit(counted):
             raise self._too_corrupt()
 
@@ -163,7 +163,7 @@ class Loader:
         named = "; ".join(f"{key} ({reason})" for key, reason in self.skipped[:3])
         more = ", ..." if len(self._corrupt) > 3 else ""
         return InputError(
-            f"{self._source.name}: {len(self._corrupt)} of {len(self._indices)} samples cannot be read, over the limit "
+            f"{self._source.name}: {len(self._corrupt)} of {len(self._source)} samples cannot be read, over the limit "
             f"of {CORRUPT_SHARE:.0%}: {named}{more}. Repair or remove them."
         )
 

@@ -86,7 +86,7 @@ class _Worker:
             self.receive()
 
     def stop(self) -> None:
-        self._process.terminate()
+        self._process.kill()  # it is deaf to the signals that ask
         self._process.join()
         self._pipe.close()
 
@@ -106,8 +106,10 @@ def _stop(workers: list[_Worker]) -> None:
 
 
 def _serve(read: Callable[[Any], Any], pipe: Any, parent: int) -> None:
-    """A worker's life: one thread, deaf to Ctrl-C (the parent hears it), gone when its parent is."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """A worker's life: one thread, deaf to what asks a run to end (the parent hears it), gone when its parent is."""
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):  # a scheduler sends them to the whole group of processes
+        if hasattr(signal, name):
+            signal.signal(signal.Signals[name], signal.SIG_IGN)
     torch.set_num_threads(1)
     while os.getppid() == parent:
         if not pipe.poll(_WATCH_S):
