@@ -1,6 +1,7 @@
 """Verdicts on encoders built to be healthy or ill in one known way."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -99,6 +100,43 @@ def test_each_encoder_gets_the_verdict_it_was_built_for(
     assert found["state"] == state
     assert found["text"].endswith(".")
     assert found["evidence"]["n"] == 400
+
+
+# Digits in a resnet10-narrow with D = 256, after 20 epochs with the usual settings.
+USUAL = Evidence(
+    n=143, width=256, dead_share=0.0, relative_spread=0.56, effective_rank=8.18, diagonal=0.665, off_diagonal=0.25,
+    heldout_loss=74.95, train_loss=73.75, initial_loss=196.5, best_heldout_loss=75.14, n_train=1295, step=200,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("evidence", "state"),
+    [
+        (USUAL, "healthy"),
+        (  # learning rate 0
+            replace(USUAL, effective_rank=35.0, diagonal=0.124, off_diagonal=0.083, heldout_loss=203.8, train_loss=219.0),
+            "not-learning-yet",
+        ),
+        (  # lambda 0, after 20 epochs
+            replace(USUAL, effective_rank=1.18, diagonal=0.86, off_diagonal=0.849, heldout_loss=5.07, train_loss=2.80),
+            "collapsed-dimensional",
+        ),
+        (  # lambda 0, after 4 epochs
+            replace(USUAL, effective_rank=2.61, diagonal=0.48, off_diagonal=0.40, heldout_loss=70.3, train_loss=61.2, step=40),
+            "collapsed-dimensional",
+        ),
+        (  # 54 images to train on, 6 held out: correlations of 6 samples are mostly noise
+            replace(
+                USUAL, n=6, effective_rank=3.75, diagonal=0.275, off_diagonal=0.411, heldout_loss=299.1, train_loss=240.7,
+                initial_loss=210.2, n_train=54,
+            ),
+            "too-little-data",
+        ),
+        (replace(USUAL, n=512, width=1024, effective_rank=9.0), "healthy"),  # few directions of many, but different ones
+    ],
+)  # fmt: skip
+def test_figures_of_real_runs_get_the_verdict_of_what_was_done_to_them(evidence: Evidence, state: str) -> None:
+    assert verreplace(USUAL, evidence_of(**more)).state == state
 
 
 def test_a_held_out_loss_that_rises_again_is_overfitting_before_the_gap_is_wide() -> None:

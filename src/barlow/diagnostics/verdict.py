@@ -19,7 +19,10 @@ RANK_SHARE = 0.02
 """Below this share of the rank that N samples of D features can have, and ..."""
 
 AGREEMENT = 0.9
-"""... with views that agree at least this well (mean C_ii), the embedding repeats a few directions."""
+"""... with views that agree at least this well (mean C_ii), the embedding repeats a few directions; or ..."""
+
+REPEAT = 0.7
+"""... with features that resemble each other (mean |C_ij|) this much of how the views do, if these are related."""
 
 FEW_IMAGES = 500
 """Below this many training images there is too little to learn invariances from."""
@@ -122,7 +125,8 @@ def _untouched(e: Evidence) -> str | None:
 
 def _dimensional(e: Evidence) -> str | None:
     possible = min(e.n - 1, e.width)
-    if e.effective_rank >= max(1.5, RANK_SHARE * possible) or e.diagonal < AGREEMENT:
+    repeats = e.off_diagonal >= REPEAT * e.diagonal and e.diagonal >= UNRELATED
+    if e.effective_rank >= max(1.5, RANK_SHARE * possible) or not (repeats or e.diagonal >= AGREEMENT):
         return None
     return (
         f"Dimensional collapse: the views agree (mean diagonal {e.diagonal:.2f}), but {e.width} features span "
