@@ -400,17 +400,22 @@ class _Session:
     def _finish(self, status: str, encoder: Encoder) -> None:
         self._save_encoder(self.trainer.step // self.plan.steps_per_epoch, encoder)
         self._set_status(status)
-        skipped = self.loader.skipped
+        skipped = self._skipped()
         for key, reason in skipped[:MOST_NAMED]:
             self.display.say(f"skipped    {key}: {reason}")
         if len(skipped) > MOST_NAMED:
             self.display.say(f"skipped    {len(skipped) - MOST_NAMED} more unreadable samples, all in {FACTS}")
         self.display.say(f"{status:<10} {self.trainer.step} steps; run folder {self.folder}")
 
+    def _skipped(self) -> list[tuple[str, str]]:
+        """(key, reason) of every unreadable sample that training or validation met."""
+        held = self.validator.skipped if self.validator else []
+        return sorted({*self.loader.skipped, *held})
+
     def _set_status(self, status: str) -> None:
         facts = read_json(self.folder / FACTS)
         wall = facts.get("wall_s", 0.0) + time.time() - self.started
-        found = {"status": status, "step": self.trainer.step, "wall_s": wall, "skipped": self.loader.skipped}
+        found = {"status": status, "step": self.trainer.step, "wall_s": wall, "skipped": self._skipped()}
         write_json(self.folder / FACTS, {**facts, **found})
 
     def _announce(self) -> None:

@@ -44,8 +44,9 @@ class Validator:
         shuffled = np.random.default_rng(seed).permutation(train)
         self.bank = np.sort(shuffled[:BANK])
         pairs = min(PAIRS, len(held), len(train))
-        self.held_views = _views(source, np.sort(held[:pairs]), trainer)
-        self.train_views = _views(source, np.sort(shuffled[:pairs]), trainer)
+        self.skipped: list[tuple[str, str]] = []
+        self.held_views, self.pair_ids = self._views(np.sort(held[:pairs]), trainer)
+        self.train_views, _ = self._views(np.sort(shuffled[:pairs]), trainer)
         # One process measures: its loss must not wait for the others.
         alone: Any = dist.new_group([0]) if trainer.plan.world_size > 1 else None
         self.objective = BarlowTwinsLoss(trainer.plan.lambd, group=alone)
@@ -61,6 +62,17 @@ class Validator:
             found = self._health(trainer, encoder, projector, record.get("knn"))
         self.history.append({"heldout_loss": found["heldout_loss"], **record})
         return {**record, **{name: found[name] for name in SUMMARY if name in found}}, {**found, **record}
+
+    def _views(self, rows: Ints, trainer: Trainer) -> tuple[tuple[Tensor, Tensor], Ints]:
+        """Two views of `rows`, made once, and the samples they are of, in ascending order."""
+        loader = Loader(self.source, rows, len(rows), maker=trainer.cutter, seed=trainer.config.training.seed)
+        batch = next(iter(loader.epoch(FIXED_EPOCH)))
+        self.skipped += loader.skipped
+        with torch.no_grad():
+            first, second = trainer.views(batch, FIXED_EPOCH)[:2]
+        order = torch.argsort(batch.ids)
+        there = order.to(first.device)
+        return (first[there], second[there]), batch.ids[order].numpy()
 
     def _knn(self, encoder: Encoder) -> dict[str, float]:
         labels = self.source.labels
@@ -79,7 +91,7 @@ class Validator:
             self.held_views,
             self.objective,
             train_pairs=self.train_views,
-            labels=None if labels is None else labels[np.sort(self.held[: len(self.held_views[0])])],
+            labels=None if labels is None else labels[self.pair_ids],
             n_train=self.n_train,
             step=trainer.step,
             initial_loss=losses[0] if losses else None,
@@ -88,13 +100,3 @@ class Validator:
             best_knn=max((earlier["knn"] for earlier in self.history if "knn" in earlier), default=None),
             mixing=trainer.plan.kind == "image",
         )
-
-
-def _views(source: Source, rows: Ints, trainer: Trainer) -> tuple[Tensor, Tensor]:
-    """Two views of `rows`, in their order, made once."""
-    loader = Loader(source, rows, len(rows), maker=trainer.cutter, seed=trainer.config.training.seed)
-    batch = next(iter(loader.epoch(FIXED_EPOCH)))
-    with torch.no_grad():
-        first, second = trainer.views(batch, FIXED_EPOCH)[:2]
-    order = torch.argsort(batch.ids).to(first.device)
-    return first[order], second[order]
