@@ -114,7 +114,9 @@ USUAL = Evidence(
     [
         (USUAL, "healthy"),
         (  # learning rate 0
-            replace(USUAL, effective_rank=35.0, diagonal=0.124, off_diagonal=0.083, heldout_loss=203.8, train_loss=219.0),
+            replace(
+                USUAL, effective_rank=35.0, diagonal=0.124, off_diagonal=0.083, heldout_loss=203.8, train_loss=219.0
+            ),
             "not-learning-yet",
         ),
         (  # lambda 0, after 20 epochs
@@ -122,21 +124,39 @@ USUAL = Evidence(
             "collapsed-dimensional",
         ),
         (  # lambda 0, after 4 epochs
-            replace(USUAL, effective_rank=2.61, diagonal=0.48, off_diagonal=0.40, heldout_loss=70.3, train_loss=61.2, step=40),
+            replace(
+                USUAL,
+                effective_rank=2.61,
+                diagonal=0.48,
+                off_diagonal=0.40,
+                heldout_loss=70.3,
+                train_loss=61.2,
+                step=40,
+            ),
             "collapsed-dimensional",
         ),
         (  # 54 images to train on, 6 held out: correlations of 6 samples are mostly noise
             replace(
-                USUAL, n=6, effective_rank=3.75, diagonal=0.275, off_diagonal=0.411, heldout_loss=299.1, train_loss=240.7,
-                initial_loss=210.2, n_train=54,
+                USUAL,
+                n=6,
+                effective_rank=3.75,
+                diagonal=0.275,
+                off_diagonal=0.411,
+                heldout_loss=299.1,
+                train_loss=240.7,
+                initial_loss=210.2,
+                n_train=54,
             ),
             "too-little-data",
         ),
-        (replace(USUAL, n=512, width=1024, effective_rank=9.0), "healthy"),  # few directions of many, but different ones
+        (
+            replace(USUAL, n=512, width=1024, effective_rank=9.0),
+            "healthy",
+        ),  # few directions of many, but different ones
     ],
-)  # fmt: skip
+)
 def test_figures_of_real_runs_get_the_verdict_of_what_was_done_to_them(evidence: Evidence, state: str) -> None:
-    assert verreplace(USUAL, evidence_of(**more)).state == state
+    assert verdict(evidence).state == state
 
 
 def test_a_held_out_loss_that_rises_again_is_overfitting_before_the_gap_is_wide() -> None:
