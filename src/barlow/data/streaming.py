@@ -3,17 +3,21 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from .order import replacement
-from .source import CorruptSample, IntArray, Source
+from .source import CorruptSample, IntArray, LazyImage, Source
 from .workers import Workers
 
 ATTEMPTS = 64
 """Replacements tried for one unreadable sample: 64 unreadable draws in a row mean a broken data set."""
+
+_TOGETHER = 16  # samples whose boxes are drawn in one call; as many images are held at a time
+
+T = TypeVar("T")
 
 
 class Box(Protocol):
@@ -30,7 +34,9 @@ class Box(Protocol):
 class Maker(Protocol):
     """The half of a `barlow.views.ViewMaker` that works where images are decoded."""
 
-    def boxes(self, id: int, epoch: int, height: int, width: int) -> Sequence[Any]: ...
+    def batch_boxes(
+        self, ids: Sequence[int], epoch: int, heights: Sequence[int], widths: Sequence[int]
+    ) -> Sequence[Sequence[Any]]: ...
     def cut(self, image: Tensor, boxes: Sequence[Any], scale: float = 1.0) -> list[Tensor]: ...
 
 
@@ -62,35 +68,56 @@ class Reader:
 
     def __call__(self, planned: Planned) -> Read:
         corrupt: list[tuple[int, str]] = []
-        ids, samples = [], []
-        for position, i in zip(planned.positions.tolist(), planned.ids.tolist(), strict=True):
-            found = self._readable(planned.epoch, position, i, corrupt)
-            if found is None:
-                return Read([], torch.empty(0, dtype=torch.int64), corrupt)
-            ids.append(found[0])
-            samples.append(found[1])
-        views = [torch.stack(view) for view in zip(*samples, strict=True)]
-        return Read(views, torch.tensor(ids, dtype=torch.int64), corrupt)
-
-    def _readable(
-        self, epoch: int, position: int, i: int, corrupt: list[tuple[int, str]]
-    ) -> tuple[int, list[Tensor]] | None:
-        """The sample, or the first readable one of its replacements; None when there is none in sight."""
+        ids = planned.ids.copy()
+        samples: dict[int, list[Tensor]] = {}
         for attempt in range(ATTEMPTS):
-            try:
-                return i, self._views(epoch, i)
-            except CorruptSample as error:
-                corrupt.append((i, error.reason))
-            i = replacement(self.indices, seed=self.seed, epoch=epoch, position=position, attempt=attempt)
-        return None
+            missing = [slot for slot in range(len(ids)) if slot not in samples]
+            for start in range(0, len(missing), _TOGETHER):
+                samples.update(self._read(planned.epoch, ids, missing[start : start + _TOGETHER], corrupt))
+            for slot in missing:
+                if slot not in samples:
+                    ids[slot] = self._replacement(planned, slot, attempt)
+            if len(samples) == len(ids):
+                views = [torch.stack(view) for view in zip(*(samples[slot] for slot in range(len(ids))), strict=True)]
+                return Read(views, torch.from_numpy(ids), corrupt)
+        return Read([], torch.empty(0, dtype=torch.int64), corrupt)
 
-    def _views(self, epoch: int, i: int) -> list[Tensor]:
-        if self.maker is None:
-            return [self.source.read(i)]
-        image = self.source.image(i)
-        boxes = self.maker.boxes(i, epoch, image.height, image.width)
-        pixels, reduction = image.decode(allowed_reduction(boxes))
-        return self.maker.cut(pixels, boxes, scale=1 / reduction)
+    def _replacement(self, planned: Planned, slot: int, attempt: int) -> int:
+        position = int(planned.positions[slot])
+        return replacement(self.indices, seed=self.seed, epoch=planned.epoch, position=position, attempt=attempt)
+
+    def _read(
+        self, epoch: int, ids: IntArray, slots: list[int], corrupt: list[tuple[int, str]]
+    ) -> dict[int, list[Tensor]]:
+        """By slot, the views of those samples that can be read; the others are noted."""
+        maker = self.maker
+        if maker is None:
+            return _each(slots, ids, lambda slot: [self.source.read(int(ids[slot]))], corrupt)
+        images = _each(slots, ids, lambda slot: self.source.image(int(ids[slot])), corrupt)
+        if not images:
+            return {}
+        sides = [image.height for image in images.values()], [image.width for image in images.values()]
+        every_box = maker.batch_boxes([int(ids[slot]) for slot in images], epoch, *sides)
+        boxes = dict(zip(images, every_box, strict=True))
+        return _each(list(images), ids, lambda slot: _cuts(maker, images.pop(slot), boxes[slot]), corrupt)
+
+
+def _cuts(maker: Maker, image: LazyImage, boxes: Sequence[Any]) -> list[Tensor]:
+    pixels, reduction = image.decode(allowed_reduction(boxes))
+    return maker.cut(pixels, boxes, scale=1 / reduction)
+
+
+def _each(
+    slots: Sequence[int], ids: IntArray, read: Callable[[int], T], corrupt: list[tuple[int, str]]
+) -> dict[int, T]:
+    """read(slot) of every slot for which it does not find its sample corrupt."""
+    done = {}
+    for slot in slots:
+        try:
+            done[slot] = read(slot)
+        except CorruptSample as error:
+            corrupt.append((int(ids[slot]), error.reason))
+    return done
 
 
 def allowed_reduction(boxes: Sequence[Box]) -> int:

@@ -47,56 +47,51 @@ class Boxes:
         ]
 
 
-def draw_boxes(stream: Stream, recipe: ViewRecipe, height: int, width: int, size: int) -> Boxes:
-    """Draw the geometry of one view for images of height x width."""
+def draw_boxes(stream: Stream, recipe: ViewRecipe, height: int | Tensor, width: int | Tensor, size: int) -> Boxes:
+    """Draw the geometry of one view for images of height x width, each one number or int64 [B]."""
+    heights, widths = (torch.as_tensor(side).expand(len(stream.keys)) for side in (height, width))
     if recipe.crop_scale is None:
-        top, left, crop_height, crop_width = _central_square(len(stream.keys), height, width)
+        place = _central_square(heights, widths)
     else:
-        top, left, crop_height, crop_width = _random_resized_crop(
-            stream, height, width, recipe.crop_scale, recipe.crop_ratio
-        )
+        place = _random_resized_crop(stream, heights, widths, recipe.crop_scale, recipe.crop_ratio)
     mirror = stream.chance("mirror", recipe.flip)
     upend = stream.chance("upend", recipe.vertical_flip)
     turns = stream.chance("turn", recipe.quarter_turns) * (1 + stream.integer("turns", 3))
-    fields = torch.stack([top, left, crop_height, crop_width, mirror, upend, turns], dim=1)
-    return Boxes(fields, size, recipe.interpolation)
+    return Boxes(torch.stack([*place, mirror, upend, turns], dim=1), size, recipe.interpolation)
 
 
-def _central_square(n: int, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    side = min(height, width)
-    values = ((height - side) // 2, (width - side) // 2, side, side)
-    top, left, crop_height, crop_width = (torch.full((n,), value) for value in values)
-    return top, left, crop_height, crop_width
+def _central_square(height: Tensor, width: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    side = torch.minimum(height, width)
+    return (height - side) // 2, (width - side) // 2, side, side
 
 
 def _random_resized_crop(
-    stream: Stream, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
+    stream: Stream, height: Tensor, width: Tensor, scale: tuple[float, float], ratio: tuple[float, float]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """torchvision's RandomResizedCrop.get_params, all ten tries at once: the first that fits is taken."""
-    area = height * width * (scale[0] + (scale[1] - scale[0]) * stream.uniform("crop area"))
+    area = (height * width)[:, None] * (scale[0] + (scale[1] - scale[0]) * stream.uniform("crop area"))
     log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
     aspect = (log_low + (log_high - log_low) * stream.uniform("crop ratio")).exp()
-    tried_width = (area * aspect).sqrt().round().long()
-    tried_height = (area / aspect).sqrt().round().long()
-    fits = (tried_width > 0) & (tried_width <= width) & (tried_height > 0) & (tried_height <= height)
-    first = fits.byte().argmax(dim=1, keepdim=True)
-    centre_height, centre_width = _fallback(height, width, ratio)
+    tried = torch.stack([(area / aspect).sqrt().round(), (area * aspect).sqrt().round()])  # heights, widths
+    fits = ((tried > 0) & (tried <= torch.stack([height, width])[:, :, None])).all(dim=0)
+    first = fits.byte().argmax(dim=1)
+    chosen = tried[:, torch.arange(len(first)), first].long()
     found = fits.any(dim=1)
-    crop_height = torch.where(found, tried_height.gather(1, first)[:, 0], centre_height)
-    crop_width = torch.where(found, tried_width.gather(1, first)[:, 0], centre_width)
+    if not found.all():
+        chosen = torch.where(found, chosen, _fallback(height, width, ratio))
+    crop_height, crop_width = chosen
     place = stream.uniform("crop place")
-    top = torch.where(found, (place[:, 0] * (height - crop_height + 1)).long(), (height - crop_height) // 2)
-    left = torch.where(found, (place[:, 1] * (width - crop_width + 1)).long(), (width - crop_width) // 2)
+    top = torch.where(found, place[:, 0] * (height - crop_height + 1), (height - crop_height) // 2).long()
+    left = torch.where(found, place[:, 1] * (width - crop_width + 1), (width - crop_width) // 2).long()
     return top, left, crop_height, crop_width
 
 
-def _fallback(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int]:
-    """The largest central crop whose width / height is within the ratios."""
-    if width / height < ratio[0]:
-        return min(height, round(width / ratio[0])), width
-    if width / height > ratio[1]:
-        return height, min(width, round(height * ratio[1]))
-    return height, width
+def _fallback(height: Tensor, width: Tensor, ratio: tuple[float, float]) -> Tensor:
+    """[2, B], height and width: the largest central crop whose width / height is within the ratios."""
+    narrow, wide = width / height < ratio[0], width / height > ratio[1]
+    crop_height = torch.where(narrow, (width.double() / ratio[0]).round().long().minimum(height), height)
+    crop_width = torch.where(wide, (height.double() * ratio[1]).round().long().minimum(width), width)
+    return torch.stack([crop_height, crop_width])
 
 
 def cut(image: Tensor, box: Box, scale: float = 1.0) -> Tensor:

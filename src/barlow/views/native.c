@@ -4,6 +4,10 @@
  * on at a time, so that it stays in the core's nearest cache. Nothing is allocated: `work` is the caller's.
  */
 
+#if defined(__linux__)
+#define _DEFAULT_SOURCE
+#include <sys/mman.h>
+#endif
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -16,6 +20,17 @@ typedef int64_t i64;
 static inline float least(float a, float b) { return a < b ? a : b; }
 static inline float most(float a, float b) { return a > b ? a : b; }
 static inline float clip(float x, float low, float high) { return least(most(x, low), high); }
+
+/* Ask for large pages in the memory of an array that is about to be written for the first time. */
+void barlow_advise(void *start, i64 bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    uintptr_t page = 4096, first = ((uintptr_t)start + page - 1) / page * page;
+    uintptr_t end = ((uintptr_t)start + bytes) / page * page;
+    if (end > first) madvise((void *)first, end - first, MADV_HUGEPAGE);
+#else
+    (void)start, (void)bytes;
+#endif
+}
 
 /* --- Sums of rows ------------------------------------------------------------------------------------------------
  * Both resampling and blur are, along each axis, weighted sums of rows; the other axis is reached by a transposition.

@@ -28,6 +28,7 @@ from barlow.views.scratch import scratch
 MOST_SIGMA = 60.0
 """Pixels: the widest blur whose taps native.c has room for."""
 _MOST_TAPS = 512  # as in native.c
+_LARGE = 2**22  # bytes: two of Linux's large pages
 _FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-ffinite-math-only")
 _BUILD_S = 60  # a compiler that takes longer is not waited for
 
@@ -85,7 +86,11 @@ def _typed(library: ctypes.CDLL) -> ctypes.CDLL:
     library.barlow_resample.argtypes = (*(number,) * 4, pointer, number, *(pointer,) * 5, number)
     library.barlow_planes.argtypes = (*(number,) * 4, *(pointer,) * 4)
     library.barlow_tone.argtypes = (*(number,) * 4, pointer, real, *(pointer,) * 10)
-    library.barlow_planes.restype = library.barlow_resample.restype = library.barlow_tone.restype = None
+    library.barlow_advise.argtypes = (pointer, number)
+    for name in ("advise", "planes", "resample", "tone"):
+        getattr(library, f"barlow_{name}").restype = None
+        library.barlow_tone.restype
+    ) = None
     return library
 
 
@@ -109,6 +114,14 @@ def resample(images: Tensor, which: Tensor, fields: Tensor, interpolation: str, 
 
     _in_threads(part, n)
     return out
+
+
+def advise_large_pages(x: Tensor) -> None:
+    """Ask the system to back new memory with large pages: touching 4 KiB pages for the first time takes longer than
+    writing the views. Only Linux has it; it changes no value."""
+    kernels = library()
+    if kernels is not None and x.nbytes >= _LARGE:
+        kernels.barlow_advise(x.data_ptr(), x.nbytes)
 
 
 def planes(cuts: Tensor, out: Tensor) -> Tensor:
