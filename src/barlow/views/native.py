@@ -89,8 +89,6 @@ def _typed(library: ctypes.CDLL) -> ctypes.CDLL:
     library.barlow_advise.argtypes = (pointer, number)
     for name in ("advise", "planes", "resample", "tone"):
         getattr(library, f"barlow_{name}").restype = None
-        library.barlow_tone.restype
-    ) = None
     return library
 
 
