@@ -89,7 +89,7 @@ def evaluate(
         data: labelled data: class folders, arrays with labels, or a named data set
         protocols: knn, linear, few-shot, and more (an unknown name lists them)
         seed: seed of the split and of everything drawn
-        held_out: share of every class that is scored, where the data has no test split of its own
+        held_out: share of every class that is scored, where neither the data nor the run says what to score
         device: cpu, cuda, ...; by default the best there is
         workers: readers of images at a time; by default one per processor for image files
         batch_size: images per forward pass

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from barlow.config import PretrainConfig, config_to_dict
-from barlow.data import Source
+from barlow.data import Source, holdout_split, open_source
 from barlow.data.arrays import from_array
 from barlow.errors import InputError
 from barlow.evaluation import KNN, PROTOCOLS, Retrieval, encoder_hash, evaluate, random_init, raw_pixels
@@ -33,6 +33,14 @@ class Constant(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.ones(len(x), 5)
+
+
+class Lot(nn.Module):
+    """Features that change wildly with any pixel, and follow the class no more than any other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = torch.randn(64, 8, generator=torch.Generator().manual_seed(0)) * 1000
+        return torch.sin(x.flatten(1) @ weights)
 
 
 def patterns(n: int = 200, seed: int = 0, labelled: bool = True) -> Source:
@@ -61,6 +69,13 @@ def test_a_perfect_encoder_scores_one_and_a_collapsed_one_chance(protocol: str) 
         assert result.value == pytest.approx(1.0)
     for result in evaluate(wrapped(Constant()), patterns(), (protocol,), baselines=()):
         assert result.value == pytest.approx(1 / CLASSES, abs=0.02)
+
+
+@pytest.mark.parametrize("protocol", ["knn-k20", "linear"])
+def test_an_encoder_that_draws_its_features_by_lot_scores_chance(protocol: str) -> None:
+    (result,) = evaluate(wrapped(Lot()), patterns(2000), (protocol,), baselines=())
+    assert result.interval[0] < 1 / CLASSES < result.interval[1]
+    assert result.value == pytest.approx(1 / CLASSES, abs=0.08)  # 3.7 standard errors of 400 images
 
 
 def test_a_result_states_its_protocol_split_seed_encoder_and_baselines() -> None:
@@ -192,13 +207,13 @@ def _named() -> Encoder:
     return encoder
 
 
-def run_on(data: object, folder: Path, n_held: int) -> Run:
+def run_on(data: object, folder: Path, n_held: int, n: int = 40) -> Run:
     """A run folder as pretraining leaves it, with the pixels' encoder of `wrapped` replaced by a fresh small one."""
     encoder = _named()
     assert encoder.preprocess is not None
     save_encoder(encoder, encoder.preprocess, folder)
     write_json(folder / "config.json", config_to_dict(PretrainConfig()))
-    write_json(folder / "run.json", {"data_name": str(data), "n": 40, "n_held": n_held, "channels": 1})
+    write_json(folder / "run.json", {"data_name": str(data), "n": n, "n_held": n_held, "channels": 1})
     return Run(folder)
 
 
@@ -213,11 +228,30 @@ def test_a_runs_results_are_saved_and_say_which_images_pretraining_saw(tmp_path:
     (saved,) = run.evaluations()
     assert saved == json.loads(json.dumps(result.to_dict()))
     part = run_on(path, tmp_path / "part", n_held=20)
-    (result,) = evaluate(part.path, path, (KNN(3),), baselines=())
-    assert 0 < int(result.warnings[0].split()[0]) < 8  # some were held out of pretraining
+    np.savez(tmp_path / "some.npz", x=pixels[:30], y=np.arange(30) % CLASSES)
+    (result,) = evaluate(part.path, tmp_path / "some.npz", (KNN(3),), baselines=(), held_out=0.5)
+    assert 0 < int(result.warnings[0].split()[0]) < result.n  # some were held out of pretraining
     (result,) = evaluate(run, patterns(40, seed=9), (KNN(3),), baselines=(), save=False)
     assert result.warnings == ()
     assert len(run.evaluations()) == 1
+
+
+def test_on_the_data_of_pretraining_what_was_held_out_then_is_scored(tmp_path: Path) -> None:
+    source = patterns(60)
+    pixels = torch.stack([source.read(i) for i in range(60)]).numpy()[:, 0]
+    np.savez(tmp_path / "data.npz", x=pixels, y=source.labels)  # type: ignore[arg-type]
+    run = run_on(tmp_path / "data.npz", tmp_path / "run", n_held=15, n=60)
+    (result,) = evaluate(run, tmp_path / "data.npz", (KNN(3),), baselines=(), seed=7)
+    assert (result.n, result.n_train, result.warnings) == (15, 45, ())
+    assert result.split == "the run's own: fitted on what it was trained on, scored on what it held out, seed 0"
+    data = open_source(tmp_path / "data.npz")
+    splits = split_data(data, channels=1, held_out=0.2, seed=7, run=run)
+    trained, held = holdout_split(60, share=15 / 60, seed=run.config.training.seed)  # as pretraining splits
+    assert (splits.train.indices.tolist(), splits.test.indices.tolist()) == (trained.tolist(), held.tolist())
+    pixels[0] += 1
+    np.savez(tmp_path / "other.npz", x=pixels, y=source.labels)  # type: ignore[arg-type]
+    (result,) = evaluate(run, tmp_path / "other.npz", (KNN(3),), baselines=(), seed=7)
+    assert result.split == "20% held out of every class, seed 7"
 
 
 @pytest.mark.parametrize("shape", [(5,), (2, 40)])

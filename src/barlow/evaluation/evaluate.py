@@ -13,7 +13,16 @@ from barlow.errors import InputError, suggest
 from barlow.evaluation.detection import detection_on_folder
 from barlow.evaluation.features import preprocess_of
 from barlow.evaluation.protocols import PROTOCOLS
-from barlow.evaluation.session import Result, Settings, Splits, everything, known_name, measure
+from barlow.evaluation.session import (
+    Result,
+    Settings,
+    Splits,
+    everything,
+    known_name,
+    measure,
+    run_of,
+    split_of_pretraining,
+)
 from barlow.evaluation.task import EvaluationProtocol, Subset
 from barlow.evaluation.voc07 import voc07
 from barlow.models import Encoder, load_encoder
@@ -46,10 +55,11 @@ def evaluate(
 ) -> list[Result]:
     """Measure a run's encoder on labelled data, by each protocol, beside the baselines.
 
-    Data with a test split of its own is evaluated on that; otherwise `held_out` of every class is held out, drawn
-    from `seed`, and the result says so. `protocols` are names (`PROTOCOLS`, or `ON_FOLDERS` when `data` is a folder
-    with annotations) or protocol objects. Baselines go
-    through the same protocol. Results of a run are saved in its folder. For the rest see `Settings`.
+    Data with a test split of its own is evaluated on that, data the run was trained on on the samples it held out
+    then; otherwise `held_out` of every class is held out, drawn from `seed`. The result says which.
+
+    `protocols` are names (`PROTOCOLS`, or `ON_FOLDERS` when `data` is a folder with annotations) or protocol objects.
+    Baselines go through the same protocol. Results of a run are saved in its folder. For the rest see `Settings`.
 
     Raises
     ------
@@ -63,7 +73,7 @@ def evaluate(
         return results
     chosen = resolve([item for item in asked if item not in on_folders])
     encoder = run if isinstance(run, Encoder) else load_encoder(run)
-    splits = split_data(data, channels=preprocess_of(encoder).channels, held_out=held_out, seed=seed)
+    splits = split_data(data, channels=preprocess_of(encoder).channels, held_out=held_out, seed=seed, run=run_of(run))
     return results + measure(run, splits, chosen, seed=seed, **settings)
 
 
@@ -89,8 +99,9 @@ def _protocol(name: str) -> str:
     return name
 
 
-def split_data(data: Data, *, channels: int, held_out: float, seed: int) -> Splits:
-    """Training and evaluation samples: the data's own test split, or a seeded, stratified one.
+def split_data(data: Data, *, channels: int, held_out: float, seed: int, run: Run | None = None) -> Splits:
+    """Training and evaluation samples: the data's own test split; else what `run` held out, where this is the data it
+    was trained on; else a seeded, stratified split.
 
     Raises InputError where there are no labels.
     """
@@ -100,6 +111,12 @@ def split_data(data: Data, *, channels: int, held_out: float, seed: int) -> Spli
     if own is not None and fit is not None and not isinstance(data, Source):  # a source is one split already
         train, test = (_labelled(everything(open_source(data, split=name, channels=channels))) for name in (fit, own))
         return Splits(train, test, f"the data's own: fitted on {fit}, scored on {own}")
+    of_run = None if run is None or whole.labels is None else split_of_pretraining(run, whole)
+    if run is not None and of_run is not None:
+        trained, unseen = (_labelled(part) for part in of_run)
+        if len(trained) and len(unseen):
+            words = "the run's own: fitted on what it was trained on, scored on what it held out"
+            return Splits(trained, unseen, f"{words}, seed {run.config.training.seed}")
     labelled = _labelled(everything(whole))
     kept, held = holdout_split(labelled.labels, share=held_out, seed=seed)
     rows = labelled.indices

@@ -17,7 +17,7 @@ from barlow.evaluation.features import BATCH_SIZE, choose_device, preprocess_of
 from barlow.evaluation.frozen import frozen
 from barlow.evaluation.intervals import LEVEL
 from barlow.evaluation.overlap import content_hashes, overlap
-from barlow.evaluation.task import EvaluationProtocol, Score, Subset, Task
+from barlow.evaluation.task import EvaluationProtocol, Ints, Score, Subset, Task
 from barlow.models import Encoder, load_encoder
 from barlow.run import Run
 
@@ -27,6 +27,10 @@ BASELINES: dict[str, Callable[[Encoder, Subset, int], Encoder]] = {
     "random-init": lambda encoder, train, seed: random_init(encoder, seed=seed),
 }
 """Encoders made from the one under test and the training split."""
+
+
+COMPARED = 64
+"""Samples whose content tells whether two sources are the same data."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ def measure(
     names = [known_name("baseline", name, BASELINES) for name in baselines]
     encoder = run if isinstance(run, Encoder) else load_encoder(run)
     target = choose_device(device)
-    home = None if isinstance(run, Encoder) else _run_of(run)
+    home = run_of(run)
     warnings = _warnings(splits, home) if check_overlap else ()
     base = Task(encoder.to(target), splits.train, splits.test, seed, batch_size, target, workers)
     results = Session(base, names, splits.words, warnings).measure(protocols)
@@ -114,10 +118,10 @@ def known_name(what: str, name: str, options: Iterable[str]) -> str:
     return name
 
 
-def _run_of(run: Run | str | Path) -> Run | None:
-    """The run folder, or None for an encoder file that stands alone."""
+def run_of(run: Run | Encoder | str | Path) -> Run | None:
+    """The run folder, or None for an encoder that stands alone."""
     try:
-        return Run(run)
+        return None if isinstance(run, Encoder) else Run(run)
     except InputError:
         return None
 
@@ -226,15 +230,41 @@ def _warnings(splits: Splits, run: Run | None) -> tuple[str, ...]:
 
 def _pretraining_set(run: Run | None) -> Subset | None:
     """The samples the run was trained on, or None where its data cannot be opened (an array, a folder that is gone)."""
-    if run is None or "data_name" not in run.facts:
+    source = None if run is None else _pretraining_source(run)
+    if run is None or source is None:
         return None
-    config, facts = run.config, run.facts
+    return Subset(source, _pretraining_rows(run, source)[0]) if len(source) == run.facts["n"] else everything(source)
+
+
+def _pretraining_source(run: Run) -> Source | None:
     try:
-        source = open_source(facts["data_name"], split=config.data.split, channels=facts["channels"])
-    except InputError:
+        facts = run.facts
+        return open_source(facts["data_name"], split=run.config.data.split, channels=facts["channels"])
+    except (InputError, KeyError):
         return None
-    all_of_it = everything(source)
-    if not facts["n_held"] or len(source) != facts["n"]:
-        return all_of_it
-    trained, _ = holdout_split(len(source), share=facts["n_held"] / len(source), seed=config.training.seed)
-    return Subset(source, trained)
+
+
+def _pretraining_rows(run: Run, source: Source) -> tuple[Ints, Ints]:
+    """Rows of the run's data that were trained on, and rows it held out: a pure function of its seed."""
+    held = run.facts["n_held"]
+    if not held:
+        return everything(source).indices, np.arange(0)
+    return holdout_split(len(source), share=held / len(source), seed=run.config.training.seed)
+
+
+def split_of_pretraining(run: Run, source: Source) -> tuple[Subset, Subset] | None:
+    """Samples of `source` that the run was trained on and those it held out; None where it was trained on other data,
+    or on all of it."""
+    trained_on = _pretraining_source(run)
+    if trained_on is None or len(trained_on) != run.facts["n"] or not _same_samples(trained_on, source):
+        return None
+    trained, held = _pretraining_rows(run, source)
+    return (Subset(source, trained), Subset(source, held)) if len(held) else None
+
+
+def _same_samples(a: Source, b: Source) -> bool:
+    """Whether two sources have the same samples in the same order, by their names and the content of some."""
+    if len(a) != len(b) or any(x != y for x, y in zip(a.keys, b.keys, strict=True)):
+        return False
+    some = np.linspace(0, len(a) - 1, num=min(len(a), COMPARED), dtype=np.int64)
+    return content_hashes(Subset(a, some)) == content_hashes(Subset(b, some))
