@@ -13,14 +13,14 @@ from barlow.tables import comparison
 from barlow.training.pretrain import pretrain
 
 DATA = "digits"
-PROTOCOLS = (KNN(5, 0.07), Linear(), FewShot(1), FewShot(5))
+PROTOCOLS = (KNN(), Linear(), FewShot(1), FewShot(5))
 COLUMNS = ("k-NN", "linear", "1-shot k-NN", "5-shot k-NN")
 SETTINGS: dict[str, Any] = {
     "encoder": "resnet10-narrow",
     "projector": (512, 512),
-    "epochs": 60,
-    "batch_size": 256,
-    "holdout": 0.0,  # the test split is held out already
+    "epochs": 30,
+    "batch_size": 64,  # of 1,295 digits: 20 steps an epoch
+    "validate_every": 5,
 }
 NAMES = {"barlow-twins": "Barlow Twins", "mixed-barlow-twins": "Mixed Barlow Twins"}
 

@@ -27,7 +27,7 @@ NARROW = 2048  # up to this width the released Mixed Barlow Twins' 1/128 is used
 ENCODERS = {"image": "resnet18", "signal": "resnet1d", "table": "mlp"}
 SMALLEST_BFLOAT16 = 32  # pixels; below, CPU convolutions are too small for bfloat16 to pay
 MOST_WORKERS = 16  # processes per rank; more only take memory
-ADAPTIVE_LR = 0.002  # AdamW, Adam; peak rate for a batch of 256
+ADAPTIVE_LR = 0.01  # AdamW, Adam; peak rate for a batch of 256, as the released Mixed Barlow Twins
 SGD_LR = 0.05
 
 

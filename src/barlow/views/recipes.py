@@ -201,7 +201,7 @@ _RECIPES = (
     _twice(
         "digits",
         flip=0.0,
-        crop_scale=(0.5, 1.0),
+        crop_scale=(0.65, 1.0),  # of 8 pixels a side, a smaller part is no longer a digit
         interpolation="bilinear",
         jitter=0.8,
         brightness=0.4,
