@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
 from barlow.errors import InputError
-from barlow.evaluation import nearest
+from barlow.evaluation.bank import Bank
 from barlow.models import Encoder
 from barlow.report.charts import data_address
 from barlow.report.gallery import FACTS as GALLERY
@@ -101,13 +100,13 @@ def open_image(content: bytes) -> Image.Image:
 
 
 @lru_cache(maxsize=4)
-def _searchable(path: Path, stamp: int) -> tuple[Encoder, Gallery]:
-    """Encoder and gallery of a run, kept in memory until its gallery changes."""
+def _searchable(path: Path, stamp: int) -> tuple[Encoder, Gallery, Bank]:
+    """Encoder, gallery and the gallery's features of a run, kept in memory until its gallery changes."""
     gallery = read_gallery(path)
     encoder = Run(path).encoder()
     if gallery is None or "features" not in gallery.arrays or gallery.encoder != encoder.facts["sha256"]:
         raise InputError("the pictures of this run are of an earlier encoder; `barlow report` makes them anew")
-    return encoder, gallery
+    return encoder, gallery, Bank(gallery.arrays["features"])
 
 
 @torch.no_grad()
@@ -116,11 +115,10 @@ def find_similar(run: Run, content: bytes) -> list[dict[str, Any]]:
     if not (run.path / GALLERY).exists():
         raise InputError(f"{run.name} has no pictures to search; `barlow report {run.path}` makes them")
     image = open_image(content)
-    encoder, gallery = _searchable(run.path, (run.path / GALLERY).stat().st_mtime_ns)
+    encoder, gallery, bank = _searchable(run.path, (run.path / GALLERY).stat().st_mtime_ns)
     assert encoder.preprocess is not None  # load_encoder always sets it
     features = encoder(encoder.preprocess.image(image)).numpy()
-    bank = gallery.arrays["features"].astype(np.float32)
-    cosines, rows = nearest(bank, features, min(MATCHES, len(bank)))
+    cosines, rows = bank.nearest(features, min(MATCHES, len(bank.x)))
     sheet = Image.open(io.BytesIO(gallery.arrays["atlas"].tobytes())) if gallery.thumb else None
     return [
         {"name": title(gallery, int(row)), "similarity": float(cosine), "picture": _thumbnail(gallery, sheet, int(row))}

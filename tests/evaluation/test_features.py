@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from barlow.data import CorruptSample, Source
+from barlow.data import CorruptSample, Source, decode, open_source
 from barlow.data.arrays import ArraySource, from_array
 from barlow.errors import InputError
 from barlow.evaluation import Features, encoder_hash, extract, frozen, join
@@ -205,3 +206,26 @@ def test_labels_where_there_are_none_no_preprocessing_and_no_samples_are_refused
         extract(encoder, digits_like())
     with pytest.raises(InputError, match="N labels"):
         Features(found.x, found.labels[:3], found.ids)
+
+
+def test_a_large_jpeg_is_read_reduced_and_gives_the_pixels_of_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i, side in enumerate((600, 120)):
+        yy, xx = np.mgrid[0:side, 0 : side + 40] / side
+        pixels = np.stack([127 + 90 * np.sin(9 * xx + 5 * yy), 200 * yy, 255 - 180 * yy], axis=-1).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.jpg", quality=95)
+    source = open_source(tmp_path)
+    preprocess = Preprocess(image_size=64, channels=3, mean=(0.5,) * 3, std=(0.2,) * 3)
+    used = []
+
+    def noting(image: decode._PillowImage, form: decode.Form, reduction: int) -> tuple[Image.Image, int]:
+        used.append(reduction)
+        return loaded(image, form, reduction)
+
+    loaded = decode._PillowImage._loaded
+    monkeypatch.setattr(decode._PillowImage, "_loaded", noting)
+    images, kept = features_module.read_images(source, [0, 1], preprocess)
+    assert (kept, used) == ([0, 1], [4, 1])
+    for image, i in zip(images, kept, strict=True):
+        assert (image.float() - preprocess.fit(source.read(i)[None]).float()).abs().mean() < 1.0

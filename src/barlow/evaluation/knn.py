@@ -21,7 +21,8 @@ QUERY_BLOCK = 1024
 """Queries compared with a bank block at a time: 1024 x 16384 similarities are 64 MB."""
 
 
-def _check(bank: Floats, queries: Floats, k: int) -> None:
+def check_sizes(bank: Floats, queries: Floats, k: int) -> None:
+    """Raise InputError where bank and queries differ in width, or the bank has fewer than k rows."""
     if bank.ndim != 2 or queries.ndim != 2 or bank.shape[1] != queries.shape[1]:
         raise InputError(
             f"bank and queries must be [N, F] and [M, F] with one F, got {bank.shape} and {queries.shape}: "
@@ -55,7 +56,7 @@ def nearest(
     InputError
         Widths differ, or k is not between 1 and the size of the bank.
     """
-    _check(bank, queries, k)
+    check_sizes(bank, queries, k)
     units = unit_rows(queries, device)
     best = torch.full((len(queries), k), -torch.inf, device=device)
     rows = torch.zeros((len(queries), k), dtype=torch.int64, device=device)
