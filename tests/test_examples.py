@@ -41,9 +41,9 @@ def test_lightning_trains_the_encoder_and_logs_the_terms() -> None:
     torch.manual_seed(0)
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = lightning.Trainer(
-        max_steps=12, accelerator="cpu", enable_model_summary=False, callbacks=[Losses()], **quiet
+        max_steps=10, accelerator="cpu", enable_model_summary=False, callbacks=[Losses()], **quiet
     )
-    trainer.fit(lightning.BarlowTwins(), lightning.loader())
+    trainer.fit(lightning.BarlowTwins(), lightning.loader(batch=64))
     logged = {name: value.item() for name, value in trainer.logged_metrics.items()}
     assert logged["loss"] == pytest.approx(logged["invariance"] + logged["redundancy"], rel=1e-5)
     assert losses[-1] < 0.7 * losses[0]
@@ -53,5 +53,5 @@ def test_lightning_trains_the_encoder_and_logs_the_terms() -> None:
 @pytest.mark.filterwarnings("ignore")  # Accelerate's advice about its own environment
 def test_accelerate_lowers_the_loss() -> None:
     pytest.importorskip("accelerate")
-    losses = example("accelerate").train(epochs=1, most_steps=12)
+    losses = example("accelerate").train(epochs=1, batch=64, most_steps=10)
     assert losses[-1] < 0.7 * losses[0]
