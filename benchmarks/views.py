@@ -5,7 +5,9 @@
     python benchmarks/views.py --device cuda    # batched makers on a GPU: barlow and kornia
 
 From decoded images: every contender gets the same photographs in the form it takes fastest (barlow and kornia a uint8
-batch, torchvision v2 uint8 tensors, lightly and the official chain PIL images). From files: JPEGs on disk, through
+batch, torchvision v2 uint8 tensors, lightly and the official chain PIL images). The peers' blurs have the taps their
+users give them, a tenth of the image; a second kornia has barlow's filter and widest blur. A second barlow is without
+its compiled loops. From files: JPEGs on disk, through
 `barlow.data.Loader` or torch's DataLoader, with no worker processes, so that one core does all the work.
 
 On a CPU the clock is the processor time of this process with one thread, so that other load on the machine counts
@@ -31,6 +33,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -43,7 +46,7 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from barlow.data import Loader, open_source
-from barlow.views import ViewMaker, get_recipe
+from barlow.views import ViewMaker, get_recipe, native
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 BATCHES = {32: 256, 64: 128, 96: 64, 224: 32}
@@ -142,17 +145,24 @@ def kernel(size: int) -> int:
     return max(3, size // 10 // 2 * 2 + 1)
 
 
-def kornia_chain(size: int, device: str) -> tuple[Any, Any]:
-    """The same on a float batch with kornia, whose batched crop is bilinear and not antialiased."""
+BARLOW_TAPS = 17
+"""Taps of barlow's widest blur, sigma 2, which reaches 4 sigma."""
+
+
+def kornia_chain(size: int, device: str, resample: str = "bilinear", taps: int | None = None) -> tuple[Any, Any]:
+    """The same on a float batch with kornia, by default with the least work: a bilinear crop, a short blur.
+
+    kornia's batched crop is not antialiased.
+    """
+    kernel_size = (taps or kernel(size),) * 2
 
     def view(blur: float, solarize: float) -> Any:
-        taps = (kernel(size), kernel(size))
         return K.AugmentationSequential(
-            K.RandomResizedCrop((size, size), scale=(0.08, 1.0)),
+            K.RandomResizedCrop((size, size), scale=(0.08, 1.0), resample=resample),
             K.RandomHorizontalFlip(),
             K.ColorJitter(0.4, 0.4, 0.2, 0.1, p=0.8),
             K.RandomGrayscale(p=0.2),
-            K.RandomGaussianBlur(taps, (0.1, 2.0), p=blur),
+            K.RandomGaussianBlur(kernel_size, (0.1, 2.0), p=blur),
             K.RandomSolarize(0.0, 0.0, p=solarize),
             K.Normalize(torch.tensor(MEAN), torch.tensor(STD)),
             data_keys=["input"],
@@ -199,15 +209,17 @@ def decoded_jobs(size: int, device: str) -> dict[str, Job]:
     images = torch.from_numpy(arrays).permute(0, 3, 1, 2)  # channels last in memory, as decoded
     images = images.repeat(-(-batch // len(images)), 1, 1, 1)[:batch].to(device)
     planar, ids, make = images.contiguous(), torch.arange(batch), maker(size)
-    kornia_1, kornia_2 = kornia_chain(size, device)
+    kornia, alike = kornia_chain(size, device), kornia_chain(size, device, "bicubic", BARLOW_TAPS)
     jobs = {
         "barlow": batched(lambda epoch: make(planar if size == 32 else images, ids, epoch), batch, device),
-        "kornia": batched(lambda _: [v(planar.float() / 255) for v in (kornia_1, kornia_2)], batch, device),
+        "kornia": batched(lambda _: [v(planar.float() / 255) for v in kornia], batch, device),
+        "kornia, bicubic, 17 taps": batched(lambda _: [v(planar.float() / 255) for v in alike], batch, device),
     }
     if device == "cuda":
         half = maker(size, torch.bfloat16)
         jobs["barlow, bfloat16 out"] = batched(lambda epoch: half(images, ids, epoch), batch, device)
         return jobs
+    jobs["barlow, torch alone"] = by_torch_alone(jobs["barlow"])
     tv_1, tv_2 = torchvision_chain(size)
     official_1, official_2 = official_chain(size)
     some = slice(0, max(8, batch // 4))  # one by one: fewer suffice
@@ -215,6 +227,16 @@ def decoded_jobs(size: int, device: str) -> dict[str, Job]:
     jobs["lightly BYOL"] = one_by_one(lightly_chain(size), pictures[some])
     jobs["official chain"] = one_by_one(lambda image: (official_1(image), official_2(image)), pictures[some])
     return jobs
+
+
+def by_torch_alone(job: Job) -> Job:
+    """The same views where no C compiler is found."""
+
+    def fallback() -> int:
+        with mock.patch.object(native, "library", lambda: None):
+            return job()
+
+    return fallback
 
 
 class Files(Dataset[Any]):
@@ -364,10 +386,12 @@ def main() -> None:
 
 def write(cells: list[Cell], device: str, out: Path) -> None:
     packages = {name: version(name) for name in ("torch", "torchvision", "lightly", "kornia", "pillow")}
-    facts = {
+    facts: dict[str, Any] = {
         "command": shlex.join(["python", *sys.argv]),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "hardware": hardware(device),
+        "load": [round(load, 1) for load in os.getloadavg()],
+        "compiled": native.library() is not None,
         "packages": packages,
         "batches": BATCHES if device == "cpu" else CUDA_BATCHES,
     }
@@ -377,6 +401,7 @@ def write(cells: list[Cell], device: str, out: Path) -> None:
     text = (
         f"# Pairs of views per second\n\n`{facts['command']}`, {facts['date']}, {facts['hardware']}. "
         f"{', '.join(f'{name} {version}' for name, version in packages.items())}. "
+        f"Load average of the machine in the last 5 minutes: {facts['load'][1]}. "
         "Median over the rounds; the recipe is `imagenet` (arXiv 2103.03230) at every size. "
         "Files of 32 px are decoded once by barlow's loader, and in every epoch by the peers'.\n\n"
         f"{table(cells, device)}\n"
