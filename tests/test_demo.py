@@ -1,0 +1,41 @@
+"""The demo's chain, shortened: what it must show, not how well it scores."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from barlow.demo import COLUMNS, run_demo
+from barlow.evaluation import Result
+
+
+@pytest.mark.slow
+def test_the_demo_measures_both_methods_beside_both_baselines_and_writes_a_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results: list[Result] = run_demo(tmp_path, epochs=2, batch_size=256, projector=(64, 64))
+    assert len(results) == 2 * len(COLUMNS)
+    for result in results:
+        assert set(result.baselines) == {"raw-pixels", "random-init"}
+        assert (result.n, result.split) == (359, "the data's own: fitted on train, scored on test")
+        assert not result.warnings
+        low, high = result.interval
+        assert low <= result.value <= high
+    shown = capsys.readouterr().out
+    for name in ("raw pixels", "Barlow Twins", "k-NN", "linear", "1-shot", "5-shot"):
+        assert name in shown
+    page = (tmp_path / "report.html").read_text()
+    assert "mixed-barlow-twins" in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [[], ["--mixed"]])
+def test_the_one_file_version_of_the_method_runs_and_learns(flags: list[str]) -> None:
+    script = Path(__file__).parents[1] / "examples" / "minimal.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--epochs", "2", *flags], check=True, capture_output=True, text=True
+    )
+    scores = {line[:15].strip(): float(line.split()[-1].rstrip("%")) for line in done.stdout.splitlines()[-3:]}
+    assert set(scores) == {"raw pixels", "random network", "trained"}
+    assert min(scores.values()) > 60
