@@ -32,7 +32,7 @@ def examine() -> Iterator[str]:
     yield f"extras     {'all there' if not missing else 'missing: ' + ', '.join(missing)}"
     device = choose_device("auto")
     yield f"device     {device}: {_hardware(device)}"
-    precision = choose_precision("auto", device, SIDE)
+    precision = choose_precision("auto", device)
     yield f"precision  {precision}{'' if precision == 'bfloat16' else ' (no native bfloat16 here)'}"
     rate = measure_step(config_from_settings({"device": device}))
     yield f"speed      {rate:,.0f} images/s: ResNet-18, {SIDE} px, batch {PretrainConfig().training.batch_size}"

@@ -25,7 +25,6 @@ LARGE_SIZES = (64, 96, 128, 160, 192, 224)
 MOST_HELD_OUT = 2000  # enough for a k-NN score to +-1%; more would only take images from training
 NARROW = 2048  # up to this width the released Mixed Barlow Twins' 1/128 is used, above it the official .0051
 ENCODERS = {"image": "resnet18", "signal": "resnet1d", "table": "mlp"}
-SMALLEST_BFLOAT16 = 32  # pixels; below, CPU convolutions are too small for bfloat16 to pay
 MOST_WORKERS = 16  # processes per rank; more only take memory
 ADAPTIVE_LR = 0.01  # AdamW, Adam; peak rate for a batch of 256, as the released Mixed Barlow Twins
 SGD_LR = 0.05
@@ -122,7 +121,7 @@ def make_plan(config: PretrainConfig, source: Source, *, world_size: int = 1, lo
         local_batch=batch // world_size,
         world_size=world_size,
         device=device,
-        precision=choose_precision(config.training.precision, device, size if source.kind == "image" else 0),
+        precision=choose_precision(config.training.precision, device, source.kind),
         workers=choose_workers(config.data.workers, about),
         spatial=(about.height, about.width),
     )
@@ -200,14 +199,14 @@ def choose_device(name: str) -> str:
     return name
 
 
-def choose_precision(name: str, device: str, image_size: int) -> str:
-    """bfloat16 where the hardware multiplies it natively and the work is large enough to gain, else float32."""
+def choose_precision(name: str, device: str, kind: str = "image") -> str:
+    """bfloat16 where the hardware multiplies it natively, else float32; small networks on a CPU gain nothing."""
     if name != "auto":
         return name
     if device.startswith("cuda"):
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    gains = image_size >= SMALLEST_BFLOAT16 and torch.cpu._is_avx512_bf16_supported()
-    return "bfloat16" if device == "cpu" and gains else "float32"
+    gains = device == "cpu" and kind == "image" and torch.cpu._is_avx512_bf16_supported()
+    return "bfloat16" if gains else "float32"
 
 
 def choose_workers(given: int | None, about: Description) -> int:
