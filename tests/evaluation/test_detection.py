@@ -154,6 +154,39 @@ def test_voc_annotations_become_the_same_tables(tmp_path: Path) -> None:
         read_voc(tmp_path, "test")
 
 
+def write_voc(root: Path, parts: dict[str, list[str]], objects: tuple[str, ...] = ("cat", "dog")) -> None:
+    """A folder in VOC layout with one object of each class in every image."""
+    for folder in ("Annotations", "ImageSets/Main", "JPEGImages"):
+        (root / folder).mkdir(parents=True)
+    item = "<object><name>{}</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>{}</xmax><ymax>9</ymax></bndbox></object>"
+    for split, names in parts.items():
+        (root / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(names))
+        for name in names:
+            inside = "".join(item.format(kind, 5 + i) for i, kind in enumerate(objects))
+            size = f"<filename>{name}.jpg</filename><size><width>16</width><height>12</height></size>"
+            (root / "Annotations" / f"{name}.xml").write_text(f"<annotation>{size}{inside}</annotation>")
+            Image.new("RGB", (16, 12)).save(root / "JPEGImages" / f"{name}.jpg")
+
+
+def test_voc07_and_12_are_trained_on_together_and_tested_on_07(tmp_path: Path) -> None:
+    write_voc(tmp_path / "VOC2007", {"trainval": ["000001", "000002"], "test": ["000003"]})
+    write_voc(tmp_path / "VOC2012", {"trainval": ["2008_000001"]})
+    (folder, train), (test_folder, test) = find_parts(tmp_path)
+    assert [image["file_name"] for image in train["images"]] == ["000001.jpg", "000002.jpg", "2008_000001.jpg"]
+    assert [(a["id"], a["image_id"]) for a in train["annotations"]] == [(1, 0), (2, 0), (3, 1), (4, 1), (5, 2), (6, 2)]
+    assert [image["file_name"] for image in test["images"]] == ["000003.jpg"]
+    assert test["categories"] == train["categories"]
+    matched = Annotated.match(open_source(folder), train)  # its images lie in both folders
+    keys = [matched.images.source.keys[i] for i in matched.images.indices]
+    assert keys[0] == "VOC2007/JPEGImages/000001.jpg"
+    assert keys[2] == "VOC2012/JPEGImages/2008_000001.jpg"
+    assert len(Annotated.match(open_source(test_folder), test)) == 1
+    write_voc(tmp_path / "b" / "VOC2007", {"trainval": ["1"], "test": ["2"]})
+    write_voc(tmp_path / "b" / "VOC2012", {"trainval": ["3"]}, ("cat", "cow"))
+    with pytest.raises(InputError, match="different classes"):
+        find_parts(tmp_path / "b")
+
+
 def test_the_parts_of_a_folder_are_found_in_both_layouts(tmp_path: Path) -> None:
     root = tmp_path / "coco"
     (root / "annotations").mkdir(parents=True)

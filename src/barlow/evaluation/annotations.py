@@ -37,16 +37,39 @@ def read_coco(path: str | Path) -> Coco:
 def find_parts(root: str | Path) -> tuple[tuple[Path, Coco], tuple[Path, Coco]]:
     """(folder of images, annotations) to train on and to test on.
 
-    VOC: splits trainval and test of `ImageSets/Main`, with `Annotations/` and `JPEGImages/`. COCO:
+    VOC: splits trainval and test of `ImageSets/Main`, with `Annotations/` and `JPEGImages/`. VOC07+12: a folder
+    (`VOCdevkit`) with both `VOC2007` and `VOC2012`, trained on trainval of both and tested on VOC2007's test. COCO:
     `annotations/instances_train*.json` and `instances_val*.json`, with the images in folders `train*` and `val*`.
     Raises InputError for any other layout.
     """
     folder = Path(root)
+    years = [folder / "VOC2007", folder / "VOC2012"]
+    if all(year.is_dir() for year in years):
+        train, classes = _joined([read_voc(year, "trainval") for year in years], years[0])
+        return (folder, train), (years[0] / "JPEGImages", read_voc(years[0], "test", classes))
     if (folder / "ImageSets" / "Main").is_dir():
         train = read_voc(folder, "trainval")
-        test = read_voc(folder, "test", [category["name"] for category in train["categories"]])
+        test = read_voc(folder, "test", _names(train))
         return (folder / "JPEGImages", train), (folder / "JPEGImages", test)
     return _coco_part(folder, "train"), _coco_part(folder, "val")
+
+
+def _names(coco: Coco) -> list[str]:
+    return [category["name"] for category in coco["categories"]]
+
+
+def _joined(parts: Sequence[Coco], root: Path) -> tuple[Coco, list[str]]:
+    """The images of several parts with one numbering, and the names of the classes, which must be the same."""
+    if len({tuple(_names(part)) for part in parts}) > 1:
+        raise InputError(f"{root} and its neighbours name different classes: {[_names(part) for part in parts]}")
+    joined: Coco = {"images": [], "annotations": [], "categories": parts[0]["categories"]}
+    for part in parts:
+        images, objects = len(joined["images"]), len(joined["annotations"])
+        joined["images"] += [{**image, "id": image["id"] + images} for image in part["images"]]
+        joined["annotations"] += [
+            {**item, "id": item["id"] + objects, "image_id": item["image_id"] + images} for item in part["annotations"]
+        ]
+    return joined, _names(joined)
 
 
 def _coco_part(root: Path, part: str) -> tuple[Path, Coco]:
