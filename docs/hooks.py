@@ -44,4 +44,6 @@ def _default(value: str) -> str:
 
 def benchmark_results() -> str:
     """Every Markdown file of the results, in the order of their names, its headings one level lower."""
-    return "\n\n".join(re.sub(r"^#", "##", file.read_text(), flags=re.MULTILINE) for file in sorted(RESULTS.glob("*.md")))
+    return "\n\n".join(
+        re.sub(r"^#", "##", file.read_text(), flags=re.MULTILINE) for file in sorted(RESULTS.glob("*.md"))
+    )

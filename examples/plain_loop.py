@@ -40,7 +40,7 @@ def train(images: Tensor, epochs: int) -> list[float]:
     steps, step, history = len(images) // BATCH, 0, []
     for epoch in range(epochs):
         losses = []
-        for ids in torch.randperm(len(images)).split(BATCH)[:steps]:
+        for ids in torch.split(torch.randperm(len(images)), BATCH)[:steps]:
             set_lr(optimizer, warmup_cosine(step, total=epochs * steps, warmup=steps))
             view_a, view_b = maker(images[ids], ids, epoch)
             mix, partner = draw_mix(BATCH, seed=SEED, step=step)

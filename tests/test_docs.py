@@ -39,7 +39,8 @@ class Block:
 def blocks(page: Path) -> list[Block]:
     text = page.read_text()
     return [
-        Block(found[1], found[2] is None, found[3], text.count("\n", 0, found.start(3))) for found in FENCE.finditer(text)
+        Block(found[1], found[2] is None, found[3], text.count("\n", 0, found.start(3)))
+        for found in FENCE.finditer(text)
     ]
 
 
@@ -141,4 +142,3 @@ def test_the_site_builds_without_a_warning_and_shows_every_result_and_setting(tm
     every_page = "".join(page.read_text() for page in tmp_path.glob("*.html"))
     assert "no-run" not in every_page
     assert re.findall(r'(?:src|href)="(?:https?:)?//[^"]*\.(?:js|css|woff2?)', every_page) == []
-

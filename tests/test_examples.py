@@ -12,7 +12,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def example(name: str) -> ModuleType:
-    """The example as a module; not by its plain name, which is that of a package for two of them."""
+    """The example as a module."""
     spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -31,7 +31,7 @@ def test_the_plain_loop_lowers_the_mixed_loss() -> None:
 @pytest.mark.filterwarnings("ignore")  # Lightning's advice about workers and loggers
 def test_lightning_trains_the_encoder_and_logs_the_terms() -> None:
     pytorch_lightning = pytest.importorskip("pytorch_lightning")
-    lightning = example("lightning")
+    lightning = example("with_lightning")
     losses: list[float] = []
 
     class Losses(pytorch_lightning.Callback):  # type: ignore[misc, name-defined]
@@ -53,5 +53,5 @@ def test_lightning_trains_the_encoder_and_logs_the_terms() -> None:
 @pytest.mark.filterwarnings("ignore")  # Accelerate's advice about its own environment
 def test_accelerate_lowers_the_loss() -> None:
     pytest.importorskip("accelerate")
-    losses = example("accelerate").train(epochs=1, batch=64, most_steps=10)
+    losses = example("with_accelerate").train(epochs=1, batch=64, most_steps=10)
     assert losses[-1] < 0.7 * losses[0]

@@ -1,7 +1,7 @@
 """Barlow Twins with Hugging Face Accelerate: the same loop on one device or many.
 
     pip install accelerate
-    python examples/accelerate.py [--epochs 20]          or: accelerate launch examples/accelerate.py
+    python examples/with_accelerate.py [--epochs 20]          or: accelerate launch examples/with_accelerate.py
 
 Nothing is gathered by hand: the loss finds the ranks by itself. Batch normalisation is synchronised, as the paper does.
 Data: scikit-learn's handwritten digits, without labels.
@@ -33,7 +33,9 @@ def train(epochs: int, batch: int = 128, most_steps: int | None = None) -> list[
     images = (torch.from_numpy(load_digits().images)[:, None] * 255 / 16).to(torch.uint8)
     data = TensorDataset(images, torch.arange(len(images)))
     model, optimizer, loader = accelerator.prepare(
-        model, LARS(model.parameters(), lr=0.3, weight_decay=1e-6), DataLoader(data, batch, shuffle=True, drop_last=True)
+        model,
+        LARS(model.parameters(), lr=0.3, weight_decay=1e-6),
+        DataLoader(data, batch, shuffle=True, drop_last=True),
     )
     loss_of, losses = BarlowTwinsLoss(lambd=1 / 128), []
     for epoch in range(epochs):

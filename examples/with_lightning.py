@@ -1,7 +1,7 @@
 """Barlow Twins in PyTorch Lightning: the loss and the views of barlow, on one device or many.
 
     pip install pytorch-lightning
-    python examples/lightning.py [--epochs 20]
+    python examples/with_lightning.py [--epochs 20]
 
 With `Trainer(strategy="ddp")` the loss finds the ranks by itself: every rank returns the loss of the global batch, and
 DDP's averaged gradient is that of one process. Data: scikit-learn's handwritten digits, without labels.
