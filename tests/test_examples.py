@@ -41,7 +41,7 @@ def test_lightning_trains_the_encoder_and_logs_the_terms() -> None:
     torch.manual_seed(0)
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = lightning.Trainer(
-        max_steps=10, accelerator="cpu", enable_model_summary=False, callbacks=[Losses()], **quiet
+        max_steps=16, accelerator="cpu", enable_model_summary=False, callbacks=[Losses()], **quiet
     )
     trainer.fit(lightning.BarlowTwins(), lightning.loader(batch=64))
     logged = {name: value.item() for name, value in trainer.logged_metrics.items()}
