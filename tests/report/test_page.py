@@ -12,6 +12,7 @@ import pytest
 
 from barlow.errors import InputError
 from barlow.report import report, write_report
+from barlow.report.evidence import facts_list
 from barlow.run import Run
 
 MakeRun = Callable[..., Run]
@@ -174,3 +175,8 @@ def test_the_command_makes_missing_pictures_once(make_run: MakeRun, tmp_path: Pa
 def test_the_command_writes_a_page_although_the_data_has_gone(make_run: MakeRun) -> None:
     run = make_run(pictures=False)
     assert "No pictures of first" in Page(report([run.path])).text
+
+
+def test_long_values_of_a_protocol_have_a_line_of_their_own_behind_the_short_ones() -> None:
+    shown = facts_list({"draws": ", ".join(["0.5"] * 20), "k": "200"})
+    assert shown.index("<dt>k</dt>") < shown.index('<div class="long"><dt>draws</dt>')

@@ -25,6 +25,8 @@ from barlow.report.story import (
 
 Row = tuple[str, str, str]  # protocol, data, metric
 
+ONE_COLUMN = 30  # characters of a name and its value that fit side by side in a column of facts
+
 
 def absent(what: str, command: str) -> Markup:
     """What is not there, and the command that adds it."""
@@ -178,7 +180,7 @@ def _protocols(stories: Sequence[Story]) -> Markup:
         join(
             [
                 tag("h3", f"{s.name}: {_protocol(e)} on {e['data']}"),
-                facts_list({name: value for name, value in flat(e).items() if name.partition(".")[0] not in shown}),
+                facts_list({_spoken(name): v for name, v in flat(e).items() if name.partition(".")[0] not in shown}),
             ]
         )
         for s in stories
@@ -187,9 +189,23 @@ def _protocols(stories: Sequence[Story]) -> Markup:
     return tag("details", tag("summary", "The protocols in full"), lists)
 
 
+def _spoken(name: str) -> str:
+    """`settings.batch_size_of_extraction` as `batch size of extraction`."""
+    return name.removeprefix("settings.").removeprefix("details.").replace("_", " ")
+
+
 def facts_list(facts: Mapping[str, str]) -> Markup:
-    """Names and values."""
-    return tag("dl", [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts.items()], class_="facts")
+    """Names and values: short ones in columns, then long ones, a line each."""
+    ordered = sorted(facts.items(), key=lambda fact: _is_long(*fact))
+    rows = [
+        tag("div", tag("dt", name), tag("dd", value), class_="long" if _is_long(name, value) else None)
+        for name, value in ordered
+    ]
+    return tag("dl", rows, class_="facts")
+
+
+def _is_long(name: str, value: str) -> bool:
+    return len(name) + len(value) > ONE_COLUMN
 
 
 def knn_over_time(stories: Sequence[Story]) -> Markup:
