@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -83,7 +84,9 @@ def fit_linear(
     problem = _Problem(_Rows(x, mean, scale, device), target, len(classes), c)
     first = problem.pack(start.weight, start.bias) if start else np.zeros(problem.size)
     options = {"maxiter": max_iterations, "gtol": tolerance, "ftol": 1e-14, "maxcor": 20}
-    found = minimize(problem, first, jac=True, method="L-BFGS-B", options=options)
+    # scipy's threads and torch's wait for each other's turn by spinning: on two cores ten times slower than without
+    with ThreadpoolController().select(internal_api="openblas").limit(limits=1):
+        found = minimize(problem, first, jac=True, method="L-BFGS-B", options=options)
     weight, bias = problem.unpack(found.x)
     return LinearProbe(weight, bias, mean, scale, classes.astype(np.int64), c)
 
