@@ -69,7 +69,7 @@ def pretrain(x: Tensor, epochs: int, mixed: bool) -> nn.Module:
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     for epoch in range(epochs):
         total = 0.0
-        for rows in torch.randperm(len(x))[: len(x) // BATCH * BATCH].split(BATCH):
+        for rows in torch.randperm(len(x))[: len(x) // BATCH * BATCH].view(-1, BATCH):
             y_a, y_b = view(x[rows]), view(x[rows])
             z_a, z_b = network(y_a), network(y_b)
             loss = barlow_twins(z_a, z_b)
@@ -77,7 +77,7 @@ def pretrain(x: Tensor, epochs: int, mixed: bool) -> nn.Module:
                 a, partner = torch.rand(()), torch.randperm(BATCH)
                 loss = loss + mixing(z_a, z_b, network(a * y_a + (1 - a) * y_b[partner]), a, partner)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             total += loss.item()
         schedule.step()
