@@ -107,3 +107,10 @@ def check_weight(name: str, value: float) -> float:
     if not (math.isfinite(value) and value >= 0):
         raise InputError(f"{name} must be a finite number, 0 or more; received {value}.")
     return value
+
+
+def check_positive(name: str, value: float) -> float:
+    """`value` itself, or an InputError when it is no finite number > 0."""
+    if not (math.isfinite(value) and value > 0):
+        raise InputError(f"{name} must be positive; received {value}.")
+    return value

@@ -66,6 +66,11 @@ def standardize(z: Tensor, ranks: Ranks) -> Tensor:
     return cast(Tensor, _Standardize.apply(z, ranks)[0])
 
 
+def centre(z: Tensor, ranks: Ranks) -> Tensor:
+    """Each feature of `z` [n, D] less its mean over the global batch."""
+    return z - ranks.sum(z.sum(dim=0)) / ranks.total
+
+
 def correlate(views: Sequence[Tensor], ranks: Ranks, form: Form = "auto") -> Correlations:
     """Diagonal and squared norms of the cross-correlations of two or more normalised views, each [n, D].
 

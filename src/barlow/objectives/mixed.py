@@ -24,6 +24,8 @@ class MixedBarlowTwinsLoss(nn.Module):
         lambd: weight of the redundancy term.
         lambd_reg: weight of the regulariser, relative to lambd.
         form: "correlation" builds D x D matrices, "gram" N x N ones; "auto" takes the cheaper. The value is the same.
+        mix_global: a sample's partner may be on another rank: permutations name rows of the global batch, the ranks'
+            rows in order (batch-shuffled mixing over the whole batch, as TESSERA does).
         group: the process group that shares the batch; None is the default group.
 
     Raises:
@@ -36,12 +38,15 @@ class MixedBarlowTwinsLoss(nn.Module):
         lambd_reg: float = LAMBD_REG,
         form: Form = "auto",
         group: dist.ProcessGroup | None = None,
+        *,
+        mix_global: bool = False,
     ) -> None:
         super().__init__()
         self.lambd = check_weight("lambd", lambd)
         self.lambd_reg = check_weight("lambd_reg", lambd_reg)
         self.form = check_form(form)
         self.group = group
+        self.mix_global = mix_global
 
     def forward(self, z_a: Tensor, z_b: Tensor, z_m: Tensor, mix: Tensor | float, permutation: Tensor) -> Tensor:
         """The loss of embeddings [n, D] of two views and of their mix; see `terms`."""
@@ -55,7 +60,8 @@ class MixedBarlowTwinsLoss(nn.Module):
         Args:
             z_a, z_b, z_m: embeddings [n, D] of the two views and of the mixed images.
             mix: the share a of view A in each mix: one number for the batch, or one per sample [n].
-            permutation: p, int64 [n]: mixed image k holds view B of sample p[k] of this rank.
+            permutation: p, int64 [n]: mixed image k holds view B of sample p[k] of this rank (of the global batch with
+                `mix_global`).
 
         Raises:
             InputError: for embeddings that are not three floating-point matrices of one shape on one device, a mix or
@@ -65,7 +71,8 @@ class MixedBarlowTwinsLoss(nn.Module):
         ranks = share_batch((z_a, z_b, z_m), self.group, _fault(len(z_a), mix, permutation))
         with exact_matmul(z_a.device):
             x_a, x_b, x_m = (standardize(z, ranks) for z in to_compute_dtype((z_a, z_b, z_m)))
-            c = correlate((x_a, x_b, residual(x_a, x_b, x_m, mix, permutation)), ranks, self.form)
+            partners = ranks.gather(x_b) if self.mix_global else x_b
+            c = correlate((x_a, x_b, residual(x_a, partners, x_m, mix, permutation)), ranks, self.form)
             terms = barlow_twins_terms(c, self.lambd)
             terms["mix"] = self.lambd_reg * self.lambd * c.others.sum()
             return named_terms(terms, x_a.dtype)
@@ -76,7 +83,10 @@ class MixedBarlowTwinsLoss(nn.Module):
 
 
 def residual(x_a: Tensor, x_b: Tensor, x_m: Tensor, mix: Tensor | float, permutation: Tensor) -> Tensor:
-    """R = Zm - a Za - (1 - a) Zb[p], [n, D]: how far the mixed view's embeddings are from the mix of the embeddings."""
+    """R = Zm - a Za - (1 - a) Zb[p], [n, D]: how far the mixed view's embeddings are from the mix of the embeddings.
+
+    Zb holds all rows that p may name: this rank's, or those of the global batch.
+    """
     share = torch.as_tensor(mix, dtype=x_a.dtype, device=x_a.device)
     share = share.unsqueeze(1) if share.ndim else share
     return x_m - torch.lerp(x_b.index_select(0, permutation), x_a, share)

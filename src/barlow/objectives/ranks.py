@@ -34,9 +34,18 @@ class Ranks:
         """How many ranks share the batch, W."""
         return len(self.rows)
 
+    @property
+    def first(self) -> int:
+        """Place of this rank's first row in the global batch."""
+        return sum(self.rows[: self.rank])
+
     def sum(self, x: Tensor) -> Tensor:
         """The sum of `x` over the ranks, on every rank; its gradient is summed over the ranks likewise."""
         return x if self.world == 1 else cast(Tensor, _AllReduce.apply(x, self.group))
+
+    def mean(self, x: Tensor) -> Tensor:
+        """The mean of `x` [n] over the samples of the global batch, a scalar."""
+        return self.sum(x.sum()) / self.total
 
     def gather(self, x: Tensor) -> Tensor:
         """The rows [n, D] of all ranks as [N, D], on every rank; n may differ between ranks."""
@@ -79,8 +88,7 @@ class _GatherRows(torch.autograd.Function):
         if grad is None:
             return None, None
         ranks: Ranks = ctx.ranks
-        first = sum(ranks.rows[: ranks.rank])
-        return ranks.sum(grad)[first : first + ranks.rows[ranks.rank]], None
+        return ranks.sum(grad)[ranks.first : ranks.first + ranks.rows[ranks.rank]], None
 
 
 def share_batch(views: Sequence[Tensor], group: dist.ProcessGroup | None = None, fault: str = "") -> Ranks:

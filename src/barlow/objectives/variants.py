@@ -13,9 +13,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from barlow.errors import InputError, suggest
-from barlow.objectives.barlow_twins import LAMBD, barlow_twins_terms, check_weight, named_terms
+from barlow.objectives.barlow_twins import (
+    LAMBD,
+    barlow_twins_terms,
+    check_positive,
+    check_weight,
+    named_terms,
+)
 from barlow.objectives.correlation import (
     Form,
+    centre,
     check_form,
     correlate,
     exact_matmul,
@@ -71,11 +78,9 @@ class VariantLoss(nn.Module):
         super().__init__()
         if variant not in get_args(Variant):
             raise InputError(f"Unknown variant '{variant}'. {suggest(variant, get_args(Variant))}")
-        if not temperature > 0:
-            raise InputError(f"temperature must be positive; received {temperature}.")
         self.variant: Variant = variant
         self.lambd = check_weight("lambd", lambd)
-        self.temperature = temperature
+        self.temperature = check_positive("temperature", temperature)
         self.form = check_form(form)
         self.group = group
 
@@ -114,13 +119,9 @@ def unit_rows(z: Tensor) -> Tensor:
     return torch.nn.functional.normalize(z, dim=1) * math.sqrt(z.shape[1])
 
 
-def _centre(z: Tensor, ranks: Ranks) -> Tensor:
-    return z - ranks.sum(z.sum(dim=0)) / ranks.total
-
-
 _NORMALIZERS: dict[str, Callable[[Tensor, Ranks], Tensor]] = {
     "feature-norm": lambda z, ranks: unit_rows(standardize(z, ranks)),
-    "no-norm": _centre,
+    "no-norm": centre,
     "unit-then-batch-norm": lambda z, ranks: standardize(unit_rows(z), ranks),
 }
 

@@ -25,7 +25,10 @@ def draw_mix(
 
 
 def mix_views(y_a: Tensor, y_b: Tensor, mix: Tensor, permutation: Tensor) -> Tensor:
-    """y_m = mix * y_a + (1 - mix) * y_b[permutation], for views [B, ...] and mix a scalar or [B]."""
+    """y_m = mix * y_a + (1 - mix) * y_b[permutation], for y_a [B, ...], permutation [B] and mix a scalar or [B].
+
+    `y_b` may hold more samples than `y_a`, of which `permutation` names some: the batches of all ranks, say.
+    """
     weight = mix.to(y_a.device, y_a.dtype)
     if weight.ndim:
         weight = weight.view(-1, *[1] * (y_a.ndim - 1))
