@@ -58,6 +58,10 @@ class ModelConfig:
     """first layers: small (3x3, no pooling), standard, or auto (small up to 64 pixels)"""
     projector: tuple[int, ...] = (1024, 1024)
     """widths of the projector's layers; the last is the width D of the embedding"""
+    head: str = "mlp"
+    """hidden layers of the projector: mlp, or rbf (radial basis functions)"""
+    projector_norm: bool = True
+    """batch normalisation in the projector"""
     activation_checkpointing: bool = False
     """recompute activations in the backward pass: less memory, about a third more time"""
     ema: float | None = None
@@ -69,7 +73,8 @@ class ObjectiveConfig:
     """What is minimised."""
 
     method: str = "barlow-twins"
-    """barlow-twins (arXiv 2103.03230) or mixed-barlow-twins (arXiv 2312.02151)"""
+    """barlow-twins (arXiv 2103.03230), mixed-barlow-twins (arXiv 2312.02151), or a baseline: simclr, moco-v2, byol,
+    simsiam, swav, vicreg, w-mse, dino"""
     lambd: float | None = None
     """weight of the off-diagonal terms; 1/128 up to D = 2048, .0051 above"""
     lambd_reg: float = 4.0
@@ -78,6 +83,18 @@ class ObjectiveConfig:
     """mixing weight a ~ Beta(alpha, alpha)"""
     mix_per_sample: bool = False
     """draw one mixing weight per sample instead of one per batch"""
+    mix_global: bool = False
+    """many processes: mix with samples of all of them, not of the own process alone"""
+    variant: str | None = None
+    """barlow-twins: an ablation of the loss (feature-norm, invariance-only, cross-entropy, ...)"""
+    temperature: float | None = None
+    """of simclr, moco-v2, swav, dino and of the variant cross-entropy; the paper's"""
+    predictor: bool = False
+    """barlow-twins: one branch goes through a predictor too, each view in turn"""
+    stop_gradient: bool = False
+    """barlow-twins: no gradient through one branch, each view in turn"""
+    target_ema: float | None = None
+    """decay of the slow network that makes one branch: moco-v2, byol, dino; barlow-twins when given"""
     form: Form = "auto"
     """how the loss is computed: gram (N x N), correlation (D x D), or auto (the cheaper)"""
 
@@ -186,7 +203,15 @@ def config_from_dict(values: Mapping[str, Any]) -> PretrainConfig:
     """Read back strictly: an unknown or missing field, or a value of the wrong type, is an InputError."""
     sections = get_type_hints(PretrainConfig)
     _same_names("config", values, sections)
-    return PretrainConfig(**{name: _section(kind, name, values[name]) for name, kind in sections.items()})
+    return PretrainConfig(
+        **{name: _section(kind, name, _brought_up(kind, values[name])) for name, kind in sections.items()}
+    )
+
+
+def _brought_up(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A section with the fields that runs of earlier versions lack; their defaults are what those versions did."""
+    new = {leaf.name: leaf.default for leaf in dataclasses.fields(kind) if leaf.name in ADDED_LATER}
+    return {**new, **values}
 
 
 def _section(kind: type, name: str, values: Mapping[str, Any]) -> Any:
@@ -222,9 +247,24 @@ def _coerce(where: str, hint: Any, value: Any) -> Any:
 
 
 TRACKERS = ("wandb", "mlflow")
-METHODS = ("barlow-twins", "mixed-barlow-twins")
+METHODS = (
+    *("barlow-twins", "mixed-barlow-twins"),
+    *("simclr", "moco-v2", "byol", "simsiam", "swav", "vicreg", "w-mse", "dino"),
+)
+# Methods with nothing to train or to keep beside encoder and projector: these can be sharded, and cut in micro-batches.
+LEAN_METHODS = ("barlow-twins", "mixed-barlow-twins", "simclr", "vicreg")
+TAKEN_BY: dict[str, tuple[str, ...]] = {
+    "mix_global": ("mixed-barlow-twins",),
+    "variant": ("barlow-twins",),
+    "temperature": ("barlow-twins", "simclr", "moco-v2", "swav", "dino"),
+    "predictor": ("barlow-twins",),
+    "stop_gradient": ("barlow-twins",),
+    "target_ema": ("barlow-twins", "moco-v2", "byol", "dino"),
+}
+ADDED_LATER = frozenset({*TAKEN_BY, "head", "projector_norm"})
 CHOICES: dict[str, tuple[str, ...]] = {
     "method": METHODS,
+    "head": ("mlp", "rbf"),
     "form": get_args(Form),
     "stem": ("auto", "small", "standard"),
     "optimizer": ("adamw", "adam", "sgd", "lars"),
@@ -249,7 +289,7 @@ LOWEST: dict[str, float] = {
     "checkpoint_steps": 1,
     "keep_checkpoints": 1,
 }
-ABOVE_ZERO = ("mix_alpha", "clip", "checkpoint_minutes")
+ABOVE_ZERO = ("mix_alpha", "temperature", "clip", "checkpoint_minutes")
 
 
 def _validate(config: PretrainConfig) -> None:
@@ -263,6 +303,8 @@ def _validate(config: PretrainConfig) -> None:
         if name in ABOVE_ZERO and not value > 0:
             raise InputError(f"{flag(name)} must be more than 0, got {value}")
     _validate_shares(config)
+    _validate_method(config.objective)
+    _validate_projector(config.model)
     for name in config.output.trackers:
         if name not in TRACKERS:
             raise InputError(f"unknown tracker '{name}'. {suggest(name, TRACKERS)}")
@@ -271,17 +313,63 @@ def _validate(config: PretrainConfig) -> None:
 def _validate_shares(config: PretrainConfig) -> None:
     if config.data.holdout > 0.5:
         raise InputError(f"--holdout must be at most .5, got {config.data.holdout}")
-    if config.model.ema is not None and not 0 < config.model.ema < 1:
-        raise InputError(f"--ema must lie between 0 and 1, got {config.model.ema}")
-    if not config.model.projector or min(config.model.projector) < 2:
-        widths = list(config.model.projector)
-        raise InputError(f"--projector widths must be 2 or more, got {widths}; try --projector 1024 1024")
+    for name, decay in (("ema", config.model.ema), ("target_ema", config.objective.target_ema)):
+        if decay is not None and not 0 < decay < 1:
+            raise InputError(f"{flag(name)} must lie between 0 and 1, got {decay}")
     for other, used in (("ema", config.model.ema is not None), ("compile", config.training.compile)):
         if config.training.fsdp and used:
             raise InputError(f"--fsdp does not go with {flag(other)}; leave one of them out")
     micro = config.training.micro_batch
     if micro is not None and micro != "auto" and not (micro.isdigit() and int(micro) >= 2):
         raise InputError(f"--micro-batch must be a number of 2 or more, or auto, got '{micro}'")
+    for name, asked in (("fsdp", config.training.fsdp), ("micro_batch", micro is not None)):
+        if asked and not is_lean(config.objective):
+            raise InputError(
+                f"{flag(name)} does not go with --method {_spoken(config.objective)}, which has more than encoder and "
+                f"projector; leave {flag(name)} out"
+            )
+
+
+def is_lean(objective: ObjectiveConfig) -> bool:
+    """Whether encoder and projector are all that the method trains or keeps: no predictor, prototypes or target."""
+    return objective.method in LEAN_METHODS and not objective.predictor and objective.target_ema is None
+
+
+def _spoken(objective: ObjectiveConfig) -> str:
+    """The method with the options that make it more than encoder and projector."""
+    options = {"predictor": objective.predictor, "target_ema": objective.target_ema is not None}
+    added = [flag(name) for name, given in options.items() if given and objective.method in LEAN_METHODS]
+    return " ".join([objective.method, *added])
+
+
+def _validate_method(objective: ObjectiveConfig) -> None:
+    for leaf in dataclasses.fields(objective):
+        takers = TAKEN_BY.get(leaf.name, METHODS)
+        if getattr(objective, leaf.name) != leaf.default and objective.method not in takers:
+            raise InputError(f"--method {objective.method} takes no {flag(leaf.name)}; {_those(takers)}")
+    if (
+        objective.temperature is not None
+        and objective.method == "barlow-twins"
+        and objective.variant != "cross-entropy"
+    ):
+        raise InputError("--method barlow-twins takes --temperature with --variant cross-entropy alone")
+
+
+def _those(methods: tuple[str, ...]) -> str:
+    *others, last = methods
+    return f"{', '.join(others)} and {last} do" if others else f"{last} does"
+
+
+def _validate_projector(model: ModelConfig) -> None:
+    if not model.projector or min(model.projector) < 2:
+        widths = list(model.projector)
+        raise InputError(f"--projector widths must be 2 or more, got {widths}; try --projector 1024 1024")
+    if model.head == "rbf" and not model.projector_norm:
+        raise InputError("--head rbf measures distances of standardised features; leave --no-projector-norm out")
+    if model.head == "rbf" and len(model.projector) < 2:
+        raise InputError(
+            f"--head rbf needs a hidden layer, got --projector {model.projector[0]}; give two widths or more"
+        )
 
 
 def flag(name: str) -> str:

@@ -5,7 +5,6 @@ from typing import Any
 
 from rich.console import Console
 
-from barlow.config import METHODS
 from barlow.evaluation import KNN, FewShot, Linear, Result, evaluate
 from barlow.report import report
 from barlow.run import Run
@@ -22,6 +21,7 @@ SETTINGS: dict[str, Any] = {
     "batch_size": 64,  # of 1,295 digits: 20 steps an epoch
     "validate_every": 5,
 }
+METHODS = ("barlow-twins", "mixed-barlow-twins")
 NAMES = {"barlow-twins": "Barlow Twins", "mixed-barlow-twins": "Mixed Barlow Twins"}
 
 

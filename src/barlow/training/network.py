@@ -12,17 +12,20 @@ from barlow.models import Encoder
 class TwinNetwork(nn.Module):
     """Views in, embeddings out.
 
-    One pass of the encoder *per view*: batch normalisation sees one view at a time, as in the papers' code.
+    One pass of the encoder *per view*: batch normalisation sees one view at a time, as in the papers' code. Some
+    methods train a head after the projector: a predictor, prototypes.
     """
 
-    def __init__(self, encoder: Encoder, projector: nn.Module) -> None:
+    def __init__(self, encoder: Encoder, projector: nn.Module, head: nn.Module | None = None) -> None:
         super().__init__()
         self.encoder = encoder
         self.projector = projector
+        self.head = head
 
     def forward(self, views: Sequence[Tensor]) -> list[Tensor]:
-        """Embeddings `[B, D]` of each view `[B, C, h, w]`."""
-        return [self.projector(self.encoder(view)) for view in views]
+        """Embeddings `[B, D]` of each view `[B, C, h, w]`; with a head then what it makes of each embedding."""
+        embeddings = [self.projector(self.encoder(view)) for view in views]
+        return embeddings if self.head is None else [*embeddings, *(self.head(z) for z in embeddings)]
 
 
 @contextmanager

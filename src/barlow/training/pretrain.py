@@ -46,6 +46,7 @@ CHECKPOINTS = "checkpoints"
 AGREE_EVERY = 10  # steps between the ranks' agreements on whether to stop
 MOST_NAMED = 10  # unreadable samples named on screen
 MOST_ROWS = 10_000  # training rows kept to draw corrupted features from
+EXPECTED = ("barlow-twins", "mixed-barlow-twins")  # methods whose first loss is known beforehand
 MAY_CHANGE = frozenset({"local_batch", "world_size", "device", "workers"})  # of a plan, between start and resume
 OF_EACH_RANK = {"device": "", "workers": 0}  # of a plan; machines of one run need not be equal
 # In the order of their removal: a folder is a run as long as it has its settings, so they go last, and come last.
@@ -206,7 +207,8 @@ class _Session:
         train_rows, held_rows = split_indices(config, source)
         reference = _rows(source, train_rows) if plan.kind == "table" else None
         self.trainer = Trainer(config, plan, encoder=module, reference=reference, rank=world.rank)
-        self.room = Room(config, plan, self.trainer.unsharded, view_shapes(resolve_recipe(plan.recipe), plan))
+        shapes = view_shapes(resolve_recipe(plan.recipe), plan)
+        self.room = Room(config, plan, self.trainer.unsharded, self.trainer.method, shapes)
         self.trainer.micro_batch = self._agreed_micro_batch()
         self.meter = Meter()
         self.started = time.time()
@@ -434,7 +436,7 @@ class _Session:
         widths = "-".join(map(str, config.model.projector))
         network = f"{architecture.name}, {architecture.stem} stem, {weights / 1e6:.1f} M weights"
         say(f"model      {network}; projector {widths}")
-        say(f"objective  {config.objective.method}, lambda {plan.lambd:.5g}")
+        say(f"objective  {config.objective.method}, {self.trainer.method.settings}")
         say(f"optimizer  {config.optimizer.optimizer}, peak rate {plan.lr:.4g}, {plan.warmup_steps} warm-up steps")
         batch = plan.local_batch * plan.world_size
         say(
@@ -444,7 +446,7 @@ class _Session:
         say(f"memory     {self.room.describe(self.trainer.micro_batch)}")
         if self.trainer.step:
             say(f"resuming   after step {self.trainer.step} of {plan.total_steps}")
-        else:
+        elif config.objective.method in EXPECTED and config.objective.variant is None:
             reg = config.objective.lambd_reg if config.objective.method == "mixed-barlow-twins" else None
             expected = expected_initial_loss(config.model.projector[-1], batch, plan.lambd, reg)["loss"]
             say(f"expected   a loss near {expected:.4g} if nothing were related; a fresh network starts lower")

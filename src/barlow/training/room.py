@@ -1,8 +1,11 @@
 """Does the run fit? The memory of a step before it is taken, and what would fit when it does not."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
-from barlow.config import PretrainConfig
+from torch import nn
+
+from barlow.config import PretrainConfig, is_lean
 from barlow.training.memory import (
     MemoryEstimate,
     available_bytes,
@@ -12,6 +15,7 @@ from barlow.training.memory import (
     oom_advice,
     usable_bytes,
 )
+from barlow.training.methods import Method
 from barlow.training.network import TwinNetwork
 from barlow.training.plan import Plan
 from barlow.views import Recipe, ViewRecipe
@@ -22,18 +26,24 @@ Shapes = Sequence[tuple[int, ...]]
 class Room:
     """The memory of one step of a run, for its own settings and for others."""
 
-    def __init__(self, config: PretrainConfig, plan: Plan, network: TwinNetwork, shapes: Shapes) -> None:
+    def __init__(
+        self, config: PretrainConfig, plan: Plan, network: TwinNetwork, method: Method, shapes: Shapes
+    ) -> None:
         self.config, self.plan, self.network = config, plan, network
-        mixes = config.objective.method == "mixed-barlow-twins"
-        self.shapes = [*shapes, shapes[0]] if mixes else list(shapes)
+        self.memory = method.memory
+        chosen = config.objective.method
+        mixes, all_views = chosen == "mixed-barlow-twins", chosen == "barlow-twins"
+        self.shapes = [*shapes, shapes[0]] if mixes else list(shapes if all_views else shapes[:2])
 
     def estimate(self, *, batch: int | None = None, micro_batch: int | None = None, form: str = "") -> MemoryEstimate:
         """Bytes of a step on one rank."""
-        return estimate_memory(
+        batch = batch or self.plan.local_batch
+        head = self.network.head
+        found = estimate_memory(
             self.network.encoder,
-            self.network.projector,
+            self.network.projector if head is None else nn.Sequential(self.network.projector, head),
             view_shapes=self.shapes,
-            batch=batch or self.plan.local_batch,
+            batch=batch,
             micro_batch=micro_batch,
             world_size=self.plan.world_size,
             device=self.plan.device,
@@ -43,6 +53,18 @@ class Room:
             ema=self.config.model.ema is not None,
             parts=self.plan.world_size if self.config.training.fsdp else 1,
         )
+        remembered = sum(tensor.nbytes for tensor in self.memory.state_dict().values())
+        contrasted = self._contrasted(batch)
+        return dataclasses.replace(found, weights=found.weights + remembered, loss=found.loss + contrasted)
+
+    def _contrasted(self, batch: int) -> int:
+        """Bytes of the matrices in which the samples of two views are compared: scores, softmax and gradient."""
+        others = 0
+        if self.config.objective.method == "simclr":
+            others = 2 * batch * self.plan.world_size
+        if "queue" in self.memory:
+            others = len(self.memory.state_dict()["queue.rows"])
+        return 3 * 4 * (2 * batch) * others
 
     def micro_batch(self) -> int | None:
         """What `--micro-batch` asks for: a number as it is, `auto` the largest that fits, none when all of it does."""
@@ -67,7 +89,8 @@ class Room:
         halves = [size for size in (batch // 2, batch // 4, batch // 8, batch // 16) if size >= 2]
         settings: dict[str, Callable[[], int]] = {}
         for size in halves:
-            settings[f"--micro-batch {size}"] = lambda size=size: self._needed(size)  # type: ignore[misc]
+            if is_lean(self.config.objective):
+                settings[f"--micro-batch {size}"] = lambda size=size: self._needed(size)  # type: ignore[misc]
             total = size * self.plan.world_size
             settings[f"--batch-size {total}"] = lambda size=size: self.estimate(batch=size).total  # type: ignore[misc]
         return oom_advice(settings, usable_bytes(self.plan.device))

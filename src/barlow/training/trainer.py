@@ -14,11 +14,12 @@ from barlow.data import Batch
 from barlow.errors import InputError
 from barlow.models import Encoder, build_encoder, build_projector
 from barlow.models.sync_norm import synchronise_norms
+from barlow.training.build import build_head, build_method, rank_seed
 from barlow.training.checkpoint import capture_rng, restore_rng, seed_generators
 from barlow.training.ema import EMA
 from barlow.training.faults import NonFiniteWatch
 from barlow.training.gradient_cache import cached_backward
-from barlow.training.methods import Terms, build_method, detached
+from barlow.training.methods import Terms, detached
 from barlow.training.network import TwinNetwork, autocast, to_layout
 from barlow.training.optimizers import (
     build_optimizer,
@@ -52,7 +53,7 @@ class Trainer:
         rank: int = 0,
     ) -> None:
         self.config, self.plan = config, plan
-        self._rank_seed = config.training.seed + 1_000_003 * rank  # every rank draws on its own
+        self._rank_seed = rank_seed(config.training.seed, rank)
         self.micro_batch: int | None = None
         self.device = torch.device(plan.device)
         self.step = 0
@@ -68,7 +69,7 @@ class Trainer:
             lr_biases=plan.lr_biases,
             weight_decay=config.optimizer.weight_decay,
         )
-        self.method = build_method(config.objective, lambd=plan.lambd, seed=self._rank_seed)
+        self.method = build_method(config, plan, self.network, rank=rank)
         self.maker = self._build_maker(reference)
         self.watch = NonFiniteWatch(self.device)
         self.watch.guard(self.optimizer)
@@ -86,7 +87,8 @@ class Trainer:
         )
         if model.activation_checkpointing:
             built.checkpoint_activations()
-        network: nn.Module = TwinNetwork(built, build_projector(built.feature_dim, model.projector))
+        projector = build_projector(built.feature_dim, model.projector, head=model.head, norm=model.projector_norm)
+        network: nn.Module = TwinNetwork(built, projector, build_head(self.config, plan))
         if plan.world_size > 1:
             network = synchronise_norms(network, plan.device)
         assert isinstance(network, TwinNetwork)  # the container itself is never replaced
@@ -186,6 +188,7 @@ class Trainer:
         self.optimizer.step()
         if self.ema:
             self.ema.update(self.network.encoder)
+        self.method.after_step(self.network, self.step, self.watch.tripped)
         self.step += 1
         return terms
 
@@ -223,6 +226,7 @@ class Trainer:
             "network": network,
             "optimizer": optimizer,
             "ema": self.ema.state_dict() if self.ema else None,
+            "method": self.method.memory.state_dict(),
             "rng": capture_rng(self.device),
         }
 
@@ -233,6 +237,9 @@ class Trainer:
             network, optimizer = network_parts(network, self.network), optimizer_parts(optimizer, self.optimizer)
         try:
             self.network.load_state_dict(network, strict=True)
+            self.method.memory.load_state_dict(
+                state.get("method", {}), strict=True
+            )  # before there were baselines: none
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
             raise InputError(f"the checkpoint is of another network: {reason}") from None
