@@ -45,6 +45,7 @@ from barlow.training.validation import Validator
 CHECKPOINTS = "checkpoints"
 AGREE_EVERY = 10  # steps between the ranks' agreements on whether to stop
 MOST_NAMED = 10  # unreadable samples named on screen
+MANY = 20_000  # samples whose decoding takes long enough to be announced
 MOST_ROWS = 10_000  # training rows kept to draw corrupted features from
 EXPECTED = ("barlow-twins", "mixed-barlow-twins")  # methods whose first loss is known beforehand
 MAY_CHANGE = frozenset({"local_batch", "world_size", "device", "workers"})  # of a plan, between start and resume
@@ -223,6 +224,8 @@ class _Session:
         return min(sizes, default=None)
 
     def _open_loader(self, rows: np.ndarray) -> Loader:
+        if len(rows) > MANY:
+            self.display.say(f"data       opening {len(rows):,} samples; small ones of one size are decoded once, now")
         return Loader(
             self.source,
             rows,
