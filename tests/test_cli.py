@@ -210,5 +210,6 @@ def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) ->
     main([])
     shown = capsys.readouterr().out
     assert all(f"\n  {name}" in shown for name in COMMANDS)
+    assert max(map(len, shown.splitlines())) <= 80
     main(["--version"])
     assert capsys.readouterr().out.strip() == importlib.metadata.version("barlow")

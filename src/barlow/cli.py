@@ -13,17 +13,17 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from tyro.conf import OmitArgPrefixes, Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
-from barlow.config import PretrainConfig
+from barlow.config import CHOICES, TRACKERS, PretrainConfig, leaves
 from barlow.errors import InputError, suggest
 
-MISTAKE, BROKEN_PIPE = 2, 141
+FAILED, MISTAKE, BROKEN_PIPE = 1, 2, 141
 
 Flat = OmitArgPrefixes[PretrainConfig]
 Data = Annotated[Positional[str], arg(metavar="DATA")]
@@ -45,11 +45,19 @@ def pretrain(
         resume: continue the run in --out from its last checkpoint
         overwrite: replace the run in --out
     """
-    from barlow.training.pretrain import Interrupted
     from barlow.training.pretrain import pretrain as run_pretraining
 
-    try:
+    with _told_of_interruption():
         run_pretraining(data, out, config=config, resume=resume, overwrite=overwrite)
+
+
+@contextlib.contextmanager
+def _told_of_interruption() -> Iterator[None]:
+    """A signal that was met with a checkpoint: one line, and the exit code that a scheduler expects."""
+    from barlow.training.pretrain import Interrupted
+
+    try:
+        yield
     except Interrupted as interrupted:
         if interrupted.told:
             print(f"barlow: {interrupted}", file=sys.stderr)
@@ -57,7 +65,7 @@ def pretrain(
 
 
 def demo(out: Path = Path("runs/demo"), seed: int = 0, overwrite: bool = False) -> None:
-    """Pretrain both methods on embedded digits, measure them, write a report.
+    """Pretrain two methods on embedded digits, measure them, report.
 
     Args:
         out: folder of the two runs and the report
@@ -80,7 +88,7 @@ def evaluate(
     batch_size: int = 256,
     check_overlap: bool = True,
 ) -> None:
-    """Measure an encoder on labelled data, beside raw pixels and a random one.
+    """Measure an encoder on labelled data, beside two baselines.
 
     Started by torchrun, the first process measures; the others have nothing to do.
 
@@ -124,7 +132,9 @@ def embed(
 ) -> None:
     """Write the features of every sample to a .parquet or .npz file.
 
-    Started by torchrun, every process writes a file of its own beside --out. After a kill the same command goes on.
+    Started by torchrun, every process writes a file of its own beside --out.
+
+    After a kill the same command goes on.
 
     Args:
         run: run folder, or an encoder's .safetensors file
@@ -222,7 +232,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8384,
 ) -> None:
-    """Show a folder's runs in the browser, live, and search them by image.
+    """Show a folder's runs in the browser, live; search them by image.
 
     Args:
         runs_dir: folder that holds the runs
@@ -258,7 +268,7 @@ def views(
 
 
 def replay(run: RunPath) -> None:
-    """Run the step again that had a NaN or an infinity, with anomaly detection.
+    """Run the step again that had a NaN or an infinity, to find where.
 
     Args:
         run: run folder
@@ -269,12 +279,123 @@ def replay(run: RunPath) -> None:
         print(line)
 
 
+def study(
+    name: Annotated[Positional[str], arg(metavar="NAME")] = "",
+    data: Annotated[Positional[str], arg(metavar="DATA")] = "",
+    out: Path | None = None,
+    seeds: int = 3,
+    budget: str = "full",
+    set: UseAppendAction[tuple[str, ...]] = (),
+    cells: str = "",
+    launch: str = "local",
+    launch_with: UseAppendAction[tuple[str, ...]] = (),
+) -> None:
+    """Run one of the papers' experiments; without NAME, list them.
+
+    The same command goes on after an interruption; finished cells are kept.
+
+    Args:
+        name: overfitting, mixing, width, ...; left out, all are listed
+        data: folder, array, or named data set to train on
+        out: folder of the study: a run folder per cell, tables, figure, findings
+        seeds: runs of every cell, with seeds 0, 1, ...
+        budget: full, or small (a thousand images on two cores)
+        set: key=value: a setting of all cells, or levels of an axis by commas; repeatable
+        cells: share of the cells to run, such as 1/4
+        launch: local, slurm, or ray
+        launch_with: key=value for submitit or Ray; repeatable
+    """
+    from barlow.studies import run_study
+    from barlow.studies.runner import overview, report_on
+    from barlow.studies.settings import split_pairs
+
+    if not name:
+        print("\n".join(overview()))
+        return
+    if not data or out is None:
+        raise InputError(f"missing {'--out' if data else 'DATA'}. See `barlow study --help`.")
+    settings, options = split_pairs(set), split_pairs(launch_with, "--launch-with")
+    with _told_of_interruption():
+        results = run_study(
+            name,
+            data,
+            out,
+            seeds=seeds,
+            settings=settings,
+            budget=budget,
+            cells=cells,
+            launch_on=launch,
+            launch_with=options,
+        )
+    for line in report_on(results):
+        print(line)
+    if results.failed:
+        sys.exit(FAILED)
+
+
 def doctor() -> None:
     """Show versions, devices, speed, memory and disk, with advice."""
     from barlow.doctor import examine
 
     for line in examine():
         print(line)
+
+
+def completion(shell: Annotated[Positional[str], arg(metavar="SHELL")]) -> None:
+    """Print a script that completes commands and flags in your shell.
+
+    Once, in bash: barlow completion bash > ~/.barlow-completion.bash
+
+    Then, in ~/.bashrc: source ~/.barlow-completion.bash
+
+    Args:
+        shell: bash, zsh, or fish
+    """
+    from barlow.completion import Command, completion_script
+
+    known = _values()
+    commands = {
+        name: Command(
+            _summary(function), {flag: known.get(f"{name} {flag}", known.get(flag, ())) for flag in _flags(function)}
+        )
+        for name, function in COMMANDS.items()
+    }
+    print(completion_script(shell, commands), end="")
+
+
+def _flags(function: Callable[..., None]) -> Iterator[str]:
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.annotation is Flat:
+            yield from (_flag(name, value) for _, name, value in leaves())
+        elif Positional not in getattr(parameter.annotation, "__metadata__", ()):
+            yield _flag(parameter.name, parameter.default)
+
+
+def _flag(name: str, default: object = None) -> str:
+    """What sets it; what is so unless told otherwise is set by its opposite."""
+    return ("--no-" if default is True else "--") + name.replace("_", "-")
+
+
+def _values() -> dict[str, tuple[str, ...]]:
+    """The values of flags that take one of a few."""
+    from barlow.evaluation.protocols import PROTOCOLS
+    from barlow.exporting import WRITERS
+    from barlow.importing import LAYOUTS as CHECKPOINTS
+    from barlow.models.encoders import OWN
+    from barlow.report.gallery import LAYOUTS as MAPS
+    from barlow.views import RECIPES
+
+    return {_flag(name): choices for name, choices in CHOICES.items()} | {
+        "--encoder": (*OWN, "resnet18", "resnet50", "vit_small_patch16_224"),
+        "--recipe": tuple(RECIPES),
+        "--protocols": tuple(PROTOCOLS),
+        "--trackers": TRACKERS,
+        "--format": tuple(WRITERS),
+        "--device": ("cpu", "cuda", "mps"),
+        "import --layout": ("auto", *CHECKPOINTS),
+        "import --stem": ("auto", "small", "small-pooled", "small-padded"),
+        "report --layout": MAPS,
+    }
 
 
 def _ranks() -> tuple[int, int]:
@@ -293,8 +414,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": report,
     "serve": serve,
     "views": views,
+    "study": study,
     "replay": replay,
     "doctor": doctor,
+    "completion": completion,
 }
 
 
@@ -356,8 +479,12 @@ def _filled_in(name: str, function: Callable[..., None], arguments: list[str]) -
 def _overview() -> None:
     print("usage: barlow COMMAND [options]\n\nPretrain an encoder on unlabelled data, measure it, take it away.\n")
     for name, function in COMMANDS.items():
-        print(f"  {name:<10} {(function.__doc__ or '').splitlines()[0]}")
+        print(f"  {name:<10} {_summary(function)}")
     print("\n`barlow COMMAND --help` tells more; `barlow --version` prints the version.")
+
+
+def _summary(function: Callable[..., None]) -> str:
+    return (function.__doc__ or "").splitlines()[0]
 
 
 def _condense(boxed: str, command: str) -> str:
