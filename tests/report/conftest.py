@@ -70,8 +70,8 @@ def metrics() -> list[dict[str, Any]]:
         terms = {"loss": 90.0 - 10 * epoch, "invariance": 50.0 - 6 * epoch, "redundancy": 40.0 - 4 * epoch}
         speed = {"images_per_s": 900.0 + epoch, "data_wait": 0.05}
         lines.append({"kind": "epoch", "epoch": epoch, "step": 10 * epoch, **terms, **speed})
-        held = {"knn": 0.3 + 0.1 * epoch, "heldout_loss": 95.0 - 9 * epoch, "rankme": 20.0 + epoch}
-        lines.append({"kind": "validation", "epoch": epoch, "step": 10 * epoch, **held})
+        held = {"knn": 0.3 + 0.1 * epoch, "heldout_loss": 95.0 - 9 * epoch, "train_loss": 94.0 - 10 * epoch}
+        lines.append({"kind": "validation", "epoch": epoch, "step": 10 * epoch, **held, "rankme": 20.0 + epoch})
     return lines
 
 
@@ -81,6 +81,10 @@ def health() -> dict[str, Any]:
         "rankme": 33.3,
         "diagonal": 0.95,
         "off_diagonal": 0.05,
+        "dead_share": 0.125,
+        "lidar": 17.25,
+        "class_distances": {"intra": 0.5, "inter": 1.0, "ratio": 0.5},
+        "mixing": {"encoder": {"0.5": 0.08, "0.1": 0.01}, "projector": {"0.1": 0.03, "0.5": 0.02}},
         "spectrum": [10.0, 5.0, 1.0, 0.1],
         "correlation": {"matrix": c.tolist(), "width": 128},
         "verdict": {"state": "healthy", "text": "Healthy: the views agree.", "evidence": {"n": 512, "diagonal": 0.95}},

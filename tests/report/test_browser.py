@@ -115,10 +115,10 @@ def test_charts_tell_their_values_by_arrow_keys(
     make_run: MakeRun, open_page: Callable[..., Any], tmp_path: Path
 ) -> None:
     page = open_page(write_report([make_run()], tmp_path / "page.html"))
-    page.locator("svg[aria-label^='Loss by epoch']").focus()
+    page.locator("svg[aria-label^='Barlow Twins loss']").focus()
     page.wait_for_timeout(200)  # scrolling there hides what was shown
     page.keyboard.press("ArrowLeft")
-    assert page.locator("#tip").inner_text().split("\n") == ["epoch 4", "first: 50", "first, held-out: 59"]
+    assert page.locator("#tip").inner_text().split("\n") == ["epoch 4", "first, trained on: 54", "first, held out: 59"]
 
 
 def test_light_and_dark_differ_and_the_button_overrides_the_system(

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import itertools
+import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -133,12 +134,53 @@ def test_runs_stand_side_by_side_and_differences_come_first(make_run: MakeRun, t
     assert page.raw.count("data:image/jpeg") == 1  # equal sheets of thumbnails are stored once
 
 
+def chart(page: Page, label: str) -> dict[str, str]:
+    return next(a for tag, a in page.elements if a.get("aria-label", "").startswith(label))
+
+
 def test_curves_carry_the_logged_values(make_run: MakeRun, tmp_path: Path) -> None:
     page = page_of(make_run(), tmp_path=tmp_path)
-    loss = next(a for tag, a in page.elements if a.get("aria-label", "").startswith("Loss by epoch"))
+    loss = chart(page, "Loss by epoch")
     assert '"x":[0.0,1.0,2.0,3.0,4.0,5.0],"y":[90.0,80.0,70.0,60.0,50.0,40.0]' in loss["data-lines"]
-    assert '"n":"first, held-out"' in loss["data-lines"]
     assert "from 90 to 40" in loss["aria-label"]
+
+
+def test_held_out_and_trained_on_losses_are_of_one_objective_in_one_chart(make_run: MakeRun, tmp_path: Path) -> None:
+    losses = chart(page_of(make_run(), tmp_path=tmp_path), "Barlow Twins loss by epoch")
+    assert "first, trained on from 94 to 44; first, held out from 95 to 50" in losses["aria-label"]
+
+
+def test_measures_without_labels_and_the_check_of_mixing_are_shown(make_run: MakeRun, tmp_path: Path) -> None:
+    page = page_of(make_run(), tmp_path=tmp_path)
+    for words in (
+        "RankMe directions the features use; higher is better 33.3",
+        "views of one image; higher is better 17.25",
+    ):
+        assert words in page.text
+    assert "Dead features that are the same for every image 12.5%" in page.text
+    assert "over between them, where there are labels; lower is better 0.5" in page.text
+    assert "mean diagonal of C 0.95" in page.text  # the verdict's evidence, in words
+    mixing = json.loads(chart(page, "Deviation from linear mixing")["data-lines"])
+    assert [(line["n"], line["x"], line["y"]) for line in mixing] == [
+        ("first, encoder", [0.1, 0.5], [0.01, 0.08]),
+        ("first, projector", [0.1, 0.5], [0.03, 0.02]),
+    ]
+
+
+def test_terms_of_any_method_are_drawn_also_below_zero(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run(pictures=False)
+    steps = [
+        {"kind": "epoch", "epoch": e, "step": e, "loss": -0.25 * (e + 1), "koleo_entropy": 3.0 - e, "lr": 0.1}
+        for e in range(4)
+    ]
+    (run.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in steps))
+    (run.path / "config.json").write_text((run.path / "config.json").read_text().replace("barlow-twins", "simsiam"))
+    page = page_of(run, tmp_path=tmp_path)
+    assert "with SimSiam on" in page.text
+    assert "from -0.25 to -1" in chart(page, "Loss by epoch")["aria-label"]
+    assert '"y":[3.0,2.0,1.0,0.0]' in chart(page, "Koleo entropy term by epoch")["data-lines"]
+    assert "Invariance term" not in page.text
+    assert "Lr term" not in page.text
 
 
 @pytest.mark.parametrize(("value", "words"), [(0.2, "behind"), (0.5, "not clearly ahead of"), (0.9, "ahead of")])

@@ -1,13 +1,12 @@
-"""First and second answer of the page: is the encoder good, is it healthy."""
+"""First answer of the page: is the encoder good. And how fast it was trained."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from barlow.report.charts import Estimate, Line, forest, heat_map, line_chart, number
+from barlow.report.charts import Estimate, Line, forest, line_chart, number
 from barlow.report.markup import Markup, join, tag
 from barlow.report.story import (
     BASELINES,
-    TERMS,
     Story,
     amount,
     best_evaluation,
@@ -16,7 +15,6 @@ from barlow.report.story import (
     heading,
     is_percent,
     outcome,
-    plain,
     protocol_name,
     series,
     span,
@@ -46,12 +44,6 @@ def figure(title: str, picture: Markup, caption: object = None) -> Markup:
         "figcaption", tag("b", title), " " if caption else None, None if caption is None else join([str(caption)])
     )
     return tag("figure", words, picture, class_="panel")
-
-
-def verdict_of(story: Story) -> tuple[str, str]:
-    """(state, words) of the run's health."""
-    verdict = story.health.get("verdict") or {}
-    return str(verdict.get("state", "unknown")), str(verdict.get("text", ""))
 
 
 def quality_line(story: Story) -> tuple[str, Markup]:
@@ -219,127 +211,6 @@ def knn_over_time(stories: Sequence[Story]) -> Markup:
     words = "; ".join(f"{line.name} ends at {line.y[-1]:.1f}%" for line in shown if line.y)
     chart = line_chart(shown, x_label="epoch", y_label="k-NN accuracy, %", summary=f"k-NN accuracy by epoch: {words}.")
     return figure("k-NN accuracy while training,", chart, "% on held-out images.")
-
-
-def verdicts(stories: Sequence[Story]) -> Markup:
-    """The verdict in words, with its evidence."""
-    return join([_verdict(s, named=len(stories) > 1) for s in stories])
-
-
-def _verdict(story: Story, named: bool) -> Markup:
-    state, words = verdict_of(story)
-    if not story.health:
-        missing = f"No health check of {story.name}: it is made on samples that are held out of training."
-        return absent(missing, "barlow pretrain DATA --out NEW --holdout 0.1")
-    evidence = story.health["verdict"].get("evidence") or {}
-    pairs = evidence.items() if isinstance(evidence, Mapping) else enumerate(evidence, start=1)
-    return tag(
-        "div",
-        tag("p", f"{story.name}. " if named else None, leading(words)),
-        facts_list({str(name).replace("_", " "): _figure_of(value) for name, value in pairs}),
-        class_=f"verdict {tone(state)}",
-    )
-
-
-def tone(state: str) -> str:
-    """Which of the three tones a state is told in."""
-    return {"healthy": "good", "good": "good", "collapsed": "bad", "overfitting": "bad", "bad": "bad"}.get(
-        state.partition("-")[0], "open"
-    )
-
-
-def leading(text: str) -> Markup:
-    """A verdict with its first words, up to the colon, in bold."""
-    head, colon, rest = text.partition(":")
-    return join([tag("b", head + colon), rest]) if colon and len(head) < 40 else join([text])
-
-
-def _figure_of(value: object) -> str:
-    return number(value) if isinstance(value, float) else plain(value)
-
-
-def curves(stories: Sequence[Story]) -> Markup:
-    """Every term while training, with the held-out loss."""
-    if not any(s.epochs or s.steps for s in stories):
-        return tag("p", "Nothing was logged while training.", class_="absent")
-    return join([_term(stories, name) for name in TERMS if _has(stories, name)] + [_rank_curve(stories)])
-
-
-def _has(stories: Sequence[Story], name: str) -> bool:
-    return any(name in row for s in stories for row in training_lines(s)[0])
-
-
-def _term(stories: Sequence[Story], name: str) -> Markup:
-    x = "epoch" if all(training_lines(s)[1] == "epoch" for s in stories) else "step"
-    lines = [series(s, s.epochs if x == "epoch" else s.steps, x, name, s.name) for s in stories]
-    held = (
-        [series(s, s.validations, x, "heldout_loss", f"{s.name}, held-out", dashed=True) for s in stories]
-        if name == "loss"
-        else []
-    )
-    words = "; ".join(
-        f"{line.name} from {number(line.y[0])} to {number(line.y[-1])}" for line in lines + held if line.y
-    )
-    chart = line_chart([*lines, *held], x_label=x, y_label=name, summary=f"{TERMS[name]} by {x}: {words}.", log_y=True)
-    caption = "solid: training, dashed: held-out views." if any(line.x for line in held) else None
-    return figure(TERMS[name] + ("," if caption else ""), chart, caption)
-
-
-def _rank_curve(stories: Sequence[Story]) -> Markup | None:
-    lines = [series(s, s.validations, "epoch", "rankme", s.name) for s in stories]
-    if not any(line.x for line in lines):
-        return None
-    words = "; ".join(f"{line.name} ends at {number(line.y[-1])}" for line in lines if line.y)
-    chart = line_chart(lines, x_label="epoch", y_label="RankMe", summary=f"RankMe by epoch: {words}.")
-    return figure("RankMe,", chart, "the effective number of dimensions in use.")
-
-
-def spectrum(stories: Sequence[Story]) -> Markup:
-    """Singular values of the features, largest first."""
-    have = [s for s in stories if s.health.get("spectrum")]
-    if not have:
-        return Markup()
-    lines = [_spectrum_line(s) for s in have]
-    ranks = "; ".join(f"{s.name}: RankMe {number(float(s.health['rankme']))}" for s in have if "rankme" in s.health)
-    chart = line_chart(
-        lines,
-        x_label="dimension",
-        y_label="share of the largest singular value",
-        log_x=True,
-        log_y=True,
-        summary=f"Singular values of the features on log scales. {ranks}.",
-    )
-    return figure("Spectrum of the features,", chart, f"relative to the largest singular value, log scales. {ranks}.")
-
-
-def _spectrum_line(story: Story) -> Line:
-    values = [float(v) for v in story.health["spectrum"]]
-    largest = max(values[0], 1e-300)
-    return Line(story.name, list(range(1, len(values) + 1)), [v / largest for v in values], story.colour)
-
-
-def correlations(stories: Sequence[Story]) -> Markup:
-    """The cross-correlation matrix of the two views' embeddings."""
-    have = [s for s in stories if s.health.get("correlation", {}).get("matrix")]
-    return join([_correlation(s, named=len(stories) > 1) for s in have])
-
-
-def _correlation(story: Story, named: bool) -> Markup:
-    found = story.health["correlation"]
-    matrix = found["matrix"]
-    width = int(found.get("width", len(matrix)))
-    shown = f"{len(matrix)} of {width:,} features" if width > len(matrix) else f"all {width} features"
-    diagonal, rest = (story.health.get(name) for name in ("diagonal", "off_diagonal"))
-    means = (
-        ""
-        if diagonal is None or rest is None
-        else f" Mean of the diagonal {diagonal:.3f}, of the rest {rest:.3f} (absolute)."
-    )
-    title = "Cross-correlation" + (f" of {story.name}" if named else "") + ","
-    caption = (
-        f"{shown} of the embedding: red 1, blue \u22121. The objective wants a red diagonal on empty paper.{means}"
-    )
-    return figure(title, heat_map(matrix, summary=f"Cross-correlation of two views, {shown}.{means}"), caption)
 
 
 def speed(stories: Sequence[Story]) -> Markup:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from barlow.errors import InputError
-from barlow.report import evidence, pictures
+from barlow.report import evidence, health, pictures
 from barlow.report.markup import Child, Markup, data_block, escape, join, tag
 from barlow.report.story import Story, flat, method, plain, read_story
 
@@ -86,10 +86,10 @@ def _head(stories: Sequence[Story]) -> Markup:
 
 def _in_short(story: Story, named: bool) -> Markup:
     state, score = evidence.quality_line(story)
-    health, words = evidence.verdict_of(story)
+    verdict, words = health.verdict_of(story)
     lines = [
-        ("Good?", evidence.tone(state), score),
-        ("Healthy?", evidence.tone(health), evidence.leading(words) if words else Markup("not checked yet")),
+        ("Good?", health.tone(state), score),
+        ("Healthy?", health.tone(verdict), health.leading(words) if words else Markup("not checked yet")),
         ("Trained", "", join([_sentence(story)])),
     ]
     return tag(
@@ -135,11 +135,17 @@ def _healthy(stories: Sequence[Story]) -> Markup:
     return _section(
         "healthy",
         "Is it healthy?",
-        evidence.verdicts(stories),
+        health.verdicts(stories),
         evidence.key(stories),
         tag(
-            "div", evidence.curves(stories), evidence.spectrum(stories), evidence.correlations(stories), class_="grid2"
+            "div",
+            health.curves(stories),
+            health.spectrum(stories),
+            health.mixing(stories),
+            health.correlations(stories),
+            class_="grid2",
         ),
+        health.measures(stories),
     )
 
 

@@ -12,15 +12,20 @@ from barlow.run import CONFIG, read_json
 if TYPE_CHECKING:
     from barlow.run import Run
 
-METHODS = {"barlow-twins": "Barlow Twins", "mixed-barlow-twins": "Mixed Barlow Twins"}
+METHODS = {
+    "barlow-twins": "Barlow Twins",
+    "mixed-barlow-twins": "Mixed Barlow Twins",
+    "simclr": "SimCLR",
+    "moco-v2": "MoCo v2",
+    "byol": "BYOL",
+    "simsiam": "SimSiam",
+    "swav": "SwAV",
+    "vicreg": "VICReg",
+    "w-mse": "W-MSE",
+    "dino": "DINO",
+}
 PROTOCOLS = {"knn": "k-NN", "linear": "linear probe"}
 BASELINES = {"random-init": "Random init", "raw-pixels": "Raw pixels"}
-TERMS = {
-    "loss": "Loss",
-    "invariance": "Invariance term",
-    "redundancy": "Redundancy term",
-    "mix": "Mixing term",
-}
 
 
 @dataclass(frozen=True)
