@@ -4,9 +4,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -151,7 +153,7 @@ def test_features_without_names_are_told_from_broken_ones(tmp_path: Path) -> Non
 
 
 PROLOGUE = """
-import os, sys, time
+import sys, time
 import torch
 import barlow.embedding
 from barlow.cli import main
@@ -168,16 +170,6 @@ SLOWLY = """
 read = ArraySource.read
 ArraySource.read = lambda self, i: (time.sleep(0.02), read(self, i))[1]
 embed(outs[0])
-"""
-ALONE_AND_TOGETHER = """
-children = []
-for out, rank, world_size in ((outs[0], "0", "1"), (outs[1], "0", "2"), (outs[1], "1", "2")):
-    if not (child := os.fork()):
-        os.environ.update(RANK=rank, WORLD_SIZE=world_size)
-        embed(out)
-        os._exit(0)
-    children.append(child)
-sys.exit(sum(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0 for child in children))
 """
 
 
@@ -225,21 +217,53 @@ def test_after_a_real_kill_the_same_command_goes_on_and_gives_the_undisturbed_re
     assert read == []  # the file is what was asked for
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As many as torchrun gives to each of its processes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """With all it has started, which are in sessions of their own."""
+    for child in [*psutil.Process(process.pid).children(recursive=True), process]:
+        child.kill()
+    process.wait()
+
+
 @pytest.mark.slow
-def test_two_processes_write_a_file_each_that_together_are_what_one_writes(
-    run: Path, many: Path, tmp_path: Path
+@pytest.mark.usefixtures("one_thread")
+def test_torchrun_writes_a_file_per_process_that_together_are_what_one_writes_also_after_a_kill(
+    run: Path, tmp_path: Path
 ) -> None:
-    alone, shared = tmp_path / "alone.parquet", tmp_path / "shared" / "features.parquet"
-    subprocess.run([sys.executable, "-c", PROLOGUE + ALONE_AND_TOGETHER, run, many, alone, shared], check=True)
-    names = ["features-00000-of-00002.parquet", "features-00001-of-00002.parquet"]
-    assert sorted(path.name for path in shared.parent.iterdir()) == names
+    lots, alone, shared = tmp_path / "lots.npz", tmp_path / "alone.parquet", tmp_path / "shared" / "features.parquet"
+    x = np.random.default_rng(0).integers(0, 256, (600, 16, 16, 3), dtype=np.uint8)
+    np.savez(lots, x=x, y=np.arange(600) % 3)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "barlow"]
+    command: list[str | Path] = [*torchrun, "embed", run, lots, "--out", shared, "--batch-size", "1", "--device", "cpu"]
+    process = subprocess.Popen(command)
+    while not list(shared.parent.glob(".features*/features-*.npz")):
+        assert process.poll() is None
+        time.sleep(0.005)
+    kill(process)
+    assert not finished(shared.parent)
+    subprocess.run(command, check=True)
+    assert finished(shared.parent) == ["features-00000-of-00002.parquet", "features-00001-of-00002.parquet"]
+    embed(run, lots, out=alone, batch_size=1, device="cpu")
     one, two = read_features(alone), read_features(shared)
     assert same(one.features, two.features)
     assert (one.keys, one.classes, one.encoder) == (two.keys, two.classes, two.encoder)
     assert same(Features.load(shared.parent), one.features)
-    query = many.with_name("query.npz")
-    np.savez(query, x=np.load(many)["x"][:1])
+    query = tmp_path / "query.npz"
+    np.savez(query, x=x[:1])
     assert search(run, query, shared, k=2) == search(run, query, alone, k=2)
+
+
+def finished(folder: Path) -> list[str]:
+    """The finished files."""
+    return sorted(path.name for path in folder.glob("*.parquet"))
 
 
 def test_more_ranks_than_batches_and_a_missing_rank(run: Path, many: Path, tmp_path: Path) -> None:
