@@ -49,3 +49,28 @@ def test_a_falling_knn_score_reaches_the_verdict_also_after_a_resume(
     evidence = run.health()["verdict"]["evidence"]
     assert (evidence["knn"], evidence["best_knn"]) == (0.7, 0.95)
     assert evidence["initial_loss"] == run.metrics("validation")[0]["heldout_loss"]
+
+
+def test_the_verdict_is_told_while_training_when_it_changes_and_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "data.npz", x=np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8))
+    states = iter(("random", "slow", "slow", "good", "good"))  # before training, then after each epoch
+
+    def health(*_: object, **__: object) -> dict[str, object]:
+        state = next(states)
+        return {"heldout_loss": 1.0, "verdict": {"state": state, "text": f"{state.title()}: as it is."}}
+
+    monkeypatch.setattr(validation, "health", health)
+    pretrain(
+        tmp_path / "data.npz",
+        tmp_path / "run",
+        epochs=4,
+        validate_every=1,
+        encoder="resnet10-narrow",
+        projector=(16, 16),
+        batch_size=16,
+        device="cpu",
+    )
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("health")]
+    assert told == ["health     Slow: as it is.", "health     Good: as it is.", "health     Good: as it is."]

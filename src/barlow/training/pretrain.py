@@ -212,6 +212,7 @@ class _Session:
         self.room = Room(config, plan, self.trainer.unsharded, self.trainer.method, shapes)
         self.trainer.micro_batch = self._agreed_micro_batch()
         self.meter = Meter()
+        self.told: str | None = None
         self.started = time.time()
         self.loader = self._open_loader(train_rows)
         validator = Validator(source, train_rows, held_rows, self.trainer) if len(held_rows) else None
@@ -387,9 +388,17 @@ class _Session:
             log({"kind": "validation", "step": self.trainer.step, "epoch": epoch, **record})
             write_json(self.folder / HEALTH, diagnostics)
             self._save_encoder(epoch, whole[0])
+            self._tell(diagnostics["verdict"])
             return record
 
         return validate
+
+    def _tell(self, verdict: Mapping[str, Any]) -> None:
+        """The verdict in words when it has changed, and at the end; random weights have none yet."""
+        step = self.trainer.step
+        if step == self.plan.total_steps or (step > 0 and verdict["state"] != self.told):
+            self.told = verdict["state"]
+            self.display.say(f"health     {verdict['text']}")
 
     def _save_encoder(self, epoch: int, encoder: Encoder) -> None:
         save_encoder(
