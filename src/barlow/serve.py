@@ -30,7 +30,7 @@ from barlow.report.markup import Markup, escape
 from barlow.report.page import MOST_RUNS, fill, render, script_source, template
 from barlow.report.pictures import title
 from barlow.report.story import amount, best_evaluation, is_percent, protocol_name, read_story
-from barlow.run import CONFIG, Run
+from barlow.run import CONFIG, Run, read_json
 
 MOST_BYTES = 20_000_000  # of an uploaded image
 MOST_PIXELS = 50_000_000
@@ -50,9 +50,17 @@ def find_runs(root: Path) -> dict[str, Run]:
     found = {}
     for depth in range(DEPTH + 1):
         for config in sorted(root.glob("*/" * depth + CONFIG)):
-            if config.resolve().is_relative_to(top):
+            if config.resolve().is_relative_to(top) and _is_runs(config):
                 found[config.parent.relative_to(root).as_posix()] = Run(config.parent)
     return found
+
+
+def _is_runs(config: Path) -> bool:
+    """Whether it is a run's; other tools call their own files so too."""
+    try:
+        return "objective" in read_json(config)
+    except InputError:
+        return False
 
 
 def summary(name: str, run: Run) -> dict[str, Any]:
@@ -68,6 +76,7 @@ def summary(name: str, run: Run) -> dict[str, Any]:
         "loss": last.get("loss"),
         "images_per_s": last.get("images_per_s"),
         "knn": None if knn is None else 100 * knn,
+        "health": str(run.health().get("verdict", {}).get("state", "")).replace("-", " "),
         "score": _score(run),
         "searchable": (run.path / GALLERY).exists(),
     }

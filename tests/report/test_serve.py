@@ -64,6 +64,7 @@ def test_the_runs_are_listed_with_their_latest_figures(server: Server) -> None:
         "loss": 40.0,
         "images_per_s": 905.0,
         "knn": 80.0,
+        "health": "healthy",
         "score": "",
         "searchable": True,
     }
@@ -121,9 +122,17 @@ def test_a_link_that_leads_out_of_the_folder_is_no_run(make_run: MakeRun, tmp_pa
     make_run("inside", bare=True)
     outside = tmp_path / "elsewhere" / "run"
     outside.mkdir(parents=True)
-    (outside / "config.json").write_text("{}")
+    (outside / "config.json").write_text((tmp_path / "runs" / "inside" / "config.json").read_text())
     (tmp_path / "runs" / "link").symlink_to(outside)
     assert list(find_runs(tmp_path / "runs")) == ["inside"]
+
+
+def test_a_folder_with_another_tools_configuration_is_no_run(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run("own", bare=True)
+    for name, text in (("exported", '{"architecture": "resnet18"}'), ("notes", "[1, 2]"), ("draft", "{")):
+        (tmp_path / "runs" / name).mkdir()
+        (tmp_path / "runs" / name / "config.json").write_text(text)
+    assert list(find_runs(tmp_path / "runs")) == ["own"]
 
 
 def test_runs_in_subfolders_are_found_by_their_relative_path(make_run: MakeRun, tmp_path: Path) -> None:

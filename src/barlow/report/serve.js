@@ -18,7 +18,7 @@
     box.setAttribute("aria-label", `Compare ${run.name}`);
     const link = make("a", run.name);
     link.href = "/report?run=" + encodeURIComponent(run.name);
-    const cells = ["", "", "", "num", "num", "num", "num", ""].map((look) => make("td", "", look));
+    const cells = ["", "", "", "num", "num", "num", "num", "", ""].map((look) => make("td", "", look));
     cells[0].append(box);
     cells[1].append(link);
     row.append(...cells);
@@ -31,7 +31,7 @@
     for (const run of runs) {
       if (!rows.has(run.name)) addRow(run);
       const cells = rows.get(run.name);
-      const values = [run.status, figure(run.epoch, 0), figure(run.loss, 2), figure(run.knn), figure(run.images_per_s, 0), run.score];
+      const values = [run.status, figure(run.epoch, 0), figure(run.loss, 2), figure(run.knn), figure(run.images_per_s, 0), run.health, run.score];
       values.forEach((value, i) => { cells[i + 2].textContent = value; });
       if (run.searchable && ![...where.options].some((option) => option.value === run.name)) {
         const option = make("option", run.name);
