@@ -106,7 +106,7 @@ def test_every_fence_is_a_block_that_is_seen(page: Path) -> None:
 def barlow_commands(page: Path) -> list[str]:
     """Every `barlow ...` in the shell blocks of a page, also behind torchrun, srun or exec."""
     scripts = [block.text.replace("\\\n", " ") for block in blocks(page) if block.language in SHELLS]
-    lines = [line.split(" #")[0] for script in scripts for line in script.splitlines()]
+    lines = [re.split(r" [#>|]", line)[0] for script in scripts for line in script.splitlines()]
     found = [re.search(r"(?:^|\s)barlow ([a-z-].*)", line) for line in lines if not line.startswith("#")]
     return [match[1].rstrip("& ") for match in found if match]
 
@@ -141,4 +141,5 @@ def test_the_site_builds_without_a_warning_and_shows_every_result_and_setting(tm
     assert "--lambd-reg" in (tmp_path / "settings.html").read_text()
     every_page = "".join(page.read_text() for page in tmp_path.glob("*.html"))
     assert "no-run" not in every_page
+    assert re.findall(r"<h[1-6][^>]*>(?:Raises|Args|Returns)", every_page) == []  # sections of docstrings, not of pages
     assert re.findall(r'(?:src|href)="(?:https?:)?//[^"]*\.(?:js|css|woff2?)', every_page) == []

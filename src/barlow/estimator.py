@@ -31,7 +31,7 @@ class BarlowTwinsEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     Parameters
     ----------
-    method : "barlow-twins" or "mixed-barlow-twins"
+    method : as in `barlow.pretrain`: "barlow-twins", "mixed-barlow-twins", or a baseline
     encoder : timm model name, or a module mapping a batch to features; "auto" goes by the kind of data
     epochs : passes over the data
     batch_size : samples per step; all of them where there are fewer

@@ -53,10 +53,8 @@ def health(
     networks run in eval mode and get their modes back. Rank, collapse and geometry speak of the encoder's
     features, the correlations of the embedding.
 
-    Raises
-    ------
-    InputError
-        `train_pairs` and `view_pairs` differ in size.
+    Raises:
+        InputError: `train_pairs` and `view_pairs` differ in size.
     """
     (h_a, z_a), (h_b, z_b) = (forward(encoder, projector, view) for view in view_pairs)
     features, embeddings = (_numpy(h_a), _numpy(h_b)), (_numpy(z_a), _numpy(z_b))

@@ -17,10 +17,8 @@ def lidar(views: NDArray[np.floating], *, delta: float = DELTA, eps: float = RAN
     samples' means and S_w the covariance of the views around them plus `delta` on its diagonal. At most
     min(N - 1, F). The paper uses N = 1,000 samples and V = 50 views; two views work, with more noise.
 
-    Raises
-    ------
-    InputError
-        Not [N, V, F] with N and V of 2 or more.
+    Raises:
+        InputError: Not [N, V, F] with N and V of 2 or more.
     """
     if views.ndim != 3 or views.shape[0] < 2 or views.shape[1] < 2:
         raise InputError(f"LiDAR needs features [N, V, F] of 2 samples and 2 views or more, got shape {views.shape}")

@@ -23,10 +23,8 @@ def deviation(
     mixing assumption of Mixed Barlow Twins (arXiv 2312.02151, equation 5) holds exactly, as for a linear f.
     A share of the squared distance between samples, so widths and encoders can be compared.
 
-    Raises
-    ------
-    InputError
-        Shapes differ, or the embeddings of the pairs coincide.
+    Raises:
+        InputError: Shapes differ, or the embeddings of the pairs coincide.
     """
     if images.shape != others.shape:
         raise InputError(f"mixing needs pairs of one shape, got {tuple(images.shape)} and {tuple(others.shape)}")

@@ -25,10 +25,8 @@ def overfitting_evidence(
 ) -> dict[str, float]:
     """`train_loss` and `heldout_loss` of the objective, measured alike, and their `loss_gap` (held - train) / held.
 
-    Raises
-    ------
-    InputError
-        The two slices differ in size: their losses would not be comparable.
+    Raises:
+        InputError: The two slices differ in size: their losses would not be comparable.
     """
     check_sizes(train_views, heldout_views)
     train = view_loss(encoder, projector, train_views, objective)

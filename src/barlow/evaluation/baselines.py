@@ -73,10 +73,8 @@ def random_init(encoder: Encoder, *, seed: int = 0) -> Encoder:
 
     Built anew by name; of the caller's own module, a copy whose every layer draws its weights again.
 
-    Raises
-    ------
-    InputError
-        The caller's module holds parameters outside layers that can draw theirs again.
+    Raises:
+        InputError: The caller's module holds parameters outside layers that can draw theirs again.
     """
     architecture = encoder.architecture
     with torch.random.fork_rng(devices=[]):

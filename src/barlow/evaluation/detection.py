@@ -63,10 +63,8 @@ class PyramidBackbone(nn.Module):
 
     BatchNorm keeps the statistics of pretraining: the batches of a detector are too small for their own.
 
-    Raises
-    ------
-    InputError
-        The backbone gives no feature maps, or takes images of one size only.
+    Raises:
+        InputError: The backbone gives no feature maps, or takes images of one size only.
     """
 
     def __init__(self, encoder: Encoder, out_channels: int) -> None:
@@ -300,11 +298,9 @@ def evaluate_detection(
 ) -> Result:
     """Fine-tune and score a detector on (folder of images, annotations) pairs; see `read_coco` and `read_voc`.
 
-    Raises
-    ------
-    InputError
-        pycocotools is missing, images are missing, the two parts name different categories, or the encoder
-        has no feature maps.
+    Raises:
+        InputError: pycocotools is missing, images are missing, the two parts name different categories, or the
+            encoder has no feature maps.
     """
     encoder = run if isinstance(run, Encoder) else load_encoder(run)
     channels = preprocess_of(encoder).channels

@@ -61,10 +61,8 @@ def evaluate(
     `protocols` are names (`PROTOCOLS`, or `ON_FOLDERS` when `data` is a folder with annotations) or protocol objects.
     Baselines go through the same protocol. Results of a run are saved in its folder. For the rest see `Settings`.
 
-    Raises
-    ------
-    InputError
-        Unknown names, data without labels, images the encoder cannot read.
+    Raises:
+        InputError: Unknown names, data without labels, images the encoder cannot read.
     """
     asked = [protocols] if isinstance(protocols, str) else list(protocols)
     on_folders = [name for name in asked if isinstance(name, str) and name in ON_FOLDERS]

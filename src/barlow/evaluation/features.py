@@ -236,12 +236,9 @@ def extract(
     With `cache`, finished chunks are files in that folder, and a call after a kill goes on behind the last.
     Ranks may share the folder. `workers` threads read images (see `choose_workers`).
 
-    Raises
-    ------
-    InputError
-        No samples, no preprocessing, or a cache folder of another extraction.
-    RuntimeError
-        The encoder changed.
+    Raises:
+        InputError: No samples, no preprocessing, or a cache folder of another extraction.
+        RuntimeError: The encoder changed.
     """
     ids = np.arange(len(source)) if indices is None else np.asarray(indices, dtype=np.int64)
     if len(ids) == 0:

@@ -36,10 +36,8 @@ class FewShotScore:
 def draw_shots(y: Ints, shots: int, seed: int) -> Ints:
     """Sorted row numbers of `shots` random samples of every class.
 
-    Raises
-    ------
-    InputError
-        A class has fewer samples than `shots`.
+    Raises:
+        InputError: A class has fewer samples than `shots`.
     """
     rng = np.random.default_rng(seed)
     chosen = []

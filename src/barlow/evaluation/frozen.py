@@ -42,10 +42,8 @@ def eval_mode(*modules: nn.Module) -> Iterator[None]:
 def frozen(encoder: nn.Module) -> Iterator[str]:
     """Eval mode, and the encoder's hash, which must be the same at the end.
 
-    Raises
-    ------
-    RuntimeError
-        A weight or a buffer (BatchNorm's running statistics, say) changed inside the block.
+    Raises:
+        RuntimeError: A weight or a buffer (BatchNorm's running statistics, say) changed inside the block.
     """
     before = encoder_hash(encoder)
     with eval_mode(encoder):

@@ -26,10 +26,8 @@ def bootstrap_interval(
     one binomial draw per resample. Where every answer is right (or every one wrong) the bootstrap has no
     spread; the exact binomial (Clopper-Pearson) bound is given instead.
 
-    Raises
-    ------
-    InputError
-        No values.
+    Raises:
+        InputError: No values.
     """
     distinct, counts = np.unique(np.asarray(values, dtype=np.float64), return_counts=True)
     n = int(counts.sum())

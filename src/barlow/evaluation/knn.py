@@ -51,10 +51,8 @@ def nearest(
     The bank is read once, a block at a time, so it may be a float16 array or a memory-mapped file larger
     than memory; held are the queries, one block of the bank, one block of similarities and the k best so far.
 
-    Raises
-    ------
-    InputError
-        Widths differ, or k is not between 1 and the size of the bank.
+    Raises:
+        InputError: Widths differ, or k is not between 1 and the size of the bank.
     """
     check_sizes(bank, queries, k)
     units = unit_rows(queries, device)

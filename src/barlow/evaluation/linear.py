@@ -70,10 +70,8 @@ def fit_linear(
     of the mean objective at which to stop. `start` is a probe of the same data to begin from. Held beside the
     features are one copy of them and the logits of one block.
 
-    Raises
-    ------
-    InputError
-        Fewer than two classes, or features that are not finite.
+    Raises:
+        InputError: Fewer than two classes, or features that are not finite.
     """
     classes, target = np.unique(y, return_inverse=True)
     if len(classes) < 2:

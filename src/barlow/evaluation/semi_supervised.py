@@ -30,10 +30,8 @@ OFFICIAL = Optimisation(
 def label_rows(y: Ints, *, fraction: float | None, per_class: int | None, seed: int) -> Ints:
     """Sorted rows of a stratified, seeded part of the labels: `fraction` of every class (at least one), or a count.
 
-    Raises
-    ------
-    InputError
-        Not exactly one of the two, a fraction outside (0, 1], or a class with too few samples.
+    Raises:
+        InputError: Not exactly one of the two, a fraction outside (0, 1], or a class with too few samples.
     """
     if (fraction is None) == (per_class is None):
         raise InputError(f"give a fraction of the labels or a number per class, got {fraction} and {per_class}")

@@ -99,10 +99,8 @@ def fit_classifier(task: Task, train: Subset, how: Optimisation, *, seed: int, d
     A frozen encoder runs in eval mode; `drifting` leaves it in training mode, so that BatchNorm uses and updates
     its statistics, and a copy is what drifts. With `lr_encoder` a copy of the encoder is trained along.
 
-    Raises
-    ------
-    InputError
-        Samples that are not images, or fewer than two of them.
+    Raises:
+        InputError: Samples that are not images, or fewer than two of them.
     """
     check_images(train)
     classes, target = np.unique(train.labels, return_inverse=True)

@@ -44,10 +44,8 @@ def voc07(
 
     `jobs` processes cross-validate at the same time.
 
-    Raises
-    ------
-    InputError
-        The folder lacks a part of the layout, or an image that a list names.
+    Raises:
+        InputError: The folder lacks a part of the layout, or an image that a list names.
     """
     encoder = run if isinstance(run, Encoder) else load_encoder(run)
     folder = Path(root)
