@@ -78,3 +78,10 @@ def test_reading_back_is_strict() -> None:
         config_from_dict({**values, "training": {**values["training"], "epoch": 3}})
     with pytest.raises(InputError, match="lacks the field 'views'"):
         config_from_dict({name: part for name, part in values.items() if name != "views"})
+
+
+def test_a_config_from_before_there_were_baselines_is_read_as_what_it_did_then() -> None:
+    values = config_to_dict(config_from_settings({"lambd": 0.02}))
+    for section, name in (("objective", "variant"), ("objective", "mix_global"), ("model", "head")):
+        del values[section][name]
+    assert config_from_dict(values) == config_from_settings({"lambd": 0.02})

@@ -12,13 +12,16 @@ from barlow.errors import InputError, suggest
 HEADS = ("mlp", "rbf")
 
 
-def build_projector(in_dim: int, widths: Sequence[int], *, head: str = "mlp", norm: bool = True) -> nn.Sequential:
+def build_projector(
+    in_dim: int, widths: Sequence[int], *, head: str = "mlp", norm: bool = True, last_norm: bool = False
+) -> nn.Sequential:
     """Layers of the given widths, `[B, in_dim]` -> `[B, widths[-1]]`; the last one is linear.
 
     "mlp": batch normalisation and ReLU follow every layer but the last, and no layer before one has a bias, as in
     the official code of Barlow Twins (arXiv 2103.03230, section 2.2: three layers of 8192). The last layer has
     none either: the objective standardises its output, which removes any constant. Without `norm` the hidden layers
-    have biases instead. "rbf": the hidden layers are radial basis functions of standardised inputs.
+    have biases instead. "rbf": the hidden layers are radial basis functions of standardised inputs. `last_norm`
+    standardises the output too, as SimSiam does.
 
     Raises InputError for an empty list, a width under 2 (one feature has no off-diagonal to decorrelate), or an unknown
     head.
@@ -32,6 +35,8 @@ def build_projector(in_dim: int, widths: Sequence[int], *, head: str = "mlp", no
     for inputs, outputs in itertools.pairwise(dims[:-1]):
         layers += _radial(inputs, outputs) if head == "rbf" else _perceptron(inputs, outputs, norm)
     layers.append(nn.Linear(dims[-2], dims[-1], bias=False))
+    if last_norm and norm:
+        layers.append(nn.BatchNorm1d(dims[-1], affine=False))
     return nn.Sequential(*layers)
 
 

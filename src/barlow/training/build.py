@@ -147,14 +147,15 @@ def _swav(config: PretrainConfig, plan: Plan, network: TwinNetwork, loss: SwAVLo
     count, width = prototypes.weight.shape
     batch, seed = config.training.batch_size, config.training.seed
     length = queue_length(SWAV_QUEUE, plan.n_train, batch) if batch < count else 0
-    queues = [Queue(length, width, seed=seed + view).to(plan.device) for view in range(2)] if length else []
+    queues = [Queue(length, width, seed=seed + view).to(prototypes.weight) for view in range(2)] if length else []
     said = f"{_words(loss)}, {count} prototypes, queue of {length}"
     return SwAV(said, loss, prototypes, queues, _ranks(plan, rank))
 
 
 def _moco(config: PretrainConfig, plan: Plan, network: TwinNetwork, loss: MoCoLoss, rank: int) -> Method:
     length = queue_length(MOCO_QUEUE, plan.n_train, 2 * config.training.batch_size)
-    queue = Queue(length, config.model.projector[-1], seed=config.training.seed).to(plan.device)
+    width, weights = config.model.projector[-1], next(network.parameters())
+    queue = Queue(length, width, seed=config.training.seed).to(weights)  # its device and type
     decay = _decay(config.objective, plan)
     said = f"{_words(loss)}, queue of {length}, target decay {decay:.5g}"
     return MoCo(said, loss, _target(network, plan), queue, _ranks(plan, rank), decay)
@@ -169,7 +170,8 @@ def _byol(config: PretrainConfig, plan: Plan, network: TwinNetwork) -> Method:
 def _dino(config: PretrainConfig, plan: Plan, network: TwinNetwork, loss: DINOLoss) -> Method:
     assert isinstance(network.head, Prototypes)  # build_head made it
     count, decay = len(network.head.weight), _decay(config.objective, plan)
-    teacher, centre = Target(network, plan.device, plan.precision), Centre(count).to(plan.device)
+    teacher = Target(network, plan.device, plan.precision)
+    centre = Centre(count).to(network.head.weight)  # its device and type
     said = f"{_words(loss)}, {count} prototypes, teacher decay {decay:.5g} to 1"
     return DINO(said, loss, teacher, centre, decay=decay, total_steps=plan.total_steps)
 

@@ -27,6 +27,8 @@ NARROW = 2048  # up to this width the released Mixed Barlow Twins' 1/128 is used
 ENCODERS = {"image": "resnet18", "signal": "resnet1d", "table": "mlp"}
 MOST_WORKERS = 16  # processes per rank; more only take memory
 ADAPTIVE_LR = 0.01  # AdamW, Adam; peak rate for a batch of 256, as the released Mixed Barlow Twins
+# SimSiam has no slow network to hold its targets: at the others' rate it comes close to constant embeddings.
+ADAPTIVE_LR_OF = {"simsiam": 0.002}
 SGD_LR = 0.05
 
 
@@ -178,7 +180,7 @@ def choose_lr(config: PretrainConfig) -> tuple[float, float]:
     if given.optimizer == "lars":
         base, biases = lars_lr(batch), LARS_BIAS_LR
     else:
-        base = SGD_LR if given.optimizer == "sgd" else ADAPTIVE_LR
+        base = SGD_LR if given.optimizer == "sgd" else ADAPTIVE_LR_OF.get(config.objective.method, ADAPTIVE_LR)
         biases = given.lr if given.lr is not None else base
     base = given.lr if given.lr is not None else base
     biases = given.lr_biases if given.lr_biases is not None else biases

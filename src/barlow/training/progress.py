@@ -50,7 +50,7 @@ class ProgressDisplay:
 
     def _describe(self, step: int, values: Mapping[str, Any], seconds_left: float) -> str:
         epoch, epochs = -(-step // self.per_epoch), self.total // self.per_epoch
-        names = ("loss", "invariance", "redundancy", "mix")
+        names = ("loss", "invariance", "redundancy", "mix", "variance", "covariance")
         terms = "  ".join(f"{name} {values[name]:.4g}" for name in names if name in values)
         knn = f"  k-NN {100 * values['knn']:.1f}%" if values.get("knn") is not None else ""
         speed = f"{values['images_per_s']:,.0f} images/s  data {100 * values['data_wait']:.0f}%"

@@ -87,7 +87,13 @@ class Trainer:
         )
         if model.activation_checkpointing:
             built.checkpoint_activations()
-        projector = build_projector(built.feature_dim, model.projector, head=model.head, norm=model.projector_norm)
+        projector = build_projector(
+            built.feature_dim,
+            model.projector,
+            head=model.head,
+            norm=model.projector_norm,
+            last_norm=self.config.objective.method == "simsiam",
+        )
         network: nn.Module = TwinNetwork(built, projector, build_head(self.config, plan))
         if plan.world_size > 1:
             network = synchronise_norms(network, plan.device)
