@@ -1,6 +1,7 @@
 """Signals and table rows through the same two calls as images: what is learned beats the raw values and chance."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ def waves(samples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return (clean + generator.normal(0, 0.2, clean.shape)).astype(np.float32)[:, None], kind
 
 
-def five_shot(data: str | Path, out: Path, **settings: object) -> Result:
+def five_shot(data: str | Path, out: Path, **settings: Any) -> Result:
     run = barlow.pretrain(data, out, projector=(64, 64), quiet=True, validate_every=1000, **settings)
     (result,) = barlow.evaluate(run, data, protocols=(FewShot(5),))
     return result
