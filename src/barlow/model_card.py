@@ -12,6 +12,14 @@ CITATIONS = {
     "barlow-twins": "Zbontar et al., Barlow Twins: Self-Supervised Learning via Redundancy Reduction, arXiv 2103.03230",
     "mixed-barlow-twins": "Bandara et al., Guarding Barlow Twins Against Overfitting with Mixed Samples, "
     "arXiv 2312.02151",
+    "simclr": "Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, arXiv 2002.05709",
+    "moco-v2": "Chen et al., Improved Baselines with Momentum Contrastive Learning, arXiv 2003.04297",
+    "byol": "Grill et al., Bootstrap Your Own Latent, arXiv 2006.07733",
+    "simsiam": "Chen and He, Exploring Simple Siamese Representation Learning, arXiv 2011.10566",
+    "swav": "Caron et al., Unsupervised Learning of Visual Features by Contrasting Cluster Assignments, arXiv 2006.09882",
+    "vicreg": "Bardes et al., VICReg: Variance-Invariance-Covariance Regularization, arXiv 2105.04906",
+    "w-mse": "Ermolov et al., Whitening for Self-Supervised Representation Learning, arXiv 2007.06346",
+    "dino": "Caron et al., Emerging Properties in Self-Supervised Vision Transformers, arXiv 2104.14294",
 }
 
 
@@ -122,7 +130,7 @@ def model_card(run: Run | str | Path, encoder: Encoder, name: str, format: str) 
     parts = [
         "\n".join(front),
         loading_code(format, encoder, name),
-        "Trained without labels by redundancy reduction.\n\n| | |\n|---|---|\n" + "\n".join(described) + "\n",
+        "Trained without labels.\n\n| | |\n|---|---|\n" + "\n".join(described) + "\n",
         _scores(run),
         f"Method: {CITATIONS[method]}.\n" if method in CITATIONS else "",
         f"SHA-256 of the weights: `{encoder.facts.get('sha256', '')}`\n",

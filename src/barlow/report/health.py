@@ -12,6 +12,8 @@ TERMS = {
     "invariance": "Invariance term",
     "redundancy": "Redundancy term",
     "mix": "Mixing term",
+    "variance": "Variance term",
+    "covariance": "Covariance term",
 }
 NO_TERMS = {"kind", "step", "epoch", "lr", "images_per_s", "data_wait", "gradient_norm"}
 
