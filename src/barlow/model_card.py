@@ -16,7 +16,8 @@ CITATIONS = {
     "moco-v2": "Chen et al., Improved Baselines with Momentum Contrastive Learning, arXiv 2003.04297",
     "byol": "Grill et al., Bootstrap Your Own Latent, arXiv 2006.07733",
     "simsiam": "Chen and He, Exploring Simple Siamese Representation Learning, arXiv 2011.10566",
-    "swav": "Caron et al., Unsupervised Learning of Visual Features by Contrasting Cluster Assignments, arXiv 2006.09882",
+    "swav": "Caron et al., Unsupervised Learning of Visual Features by Contrasting Cluster Assignments, "
+    "arXiv 2006.09882",
     "vicreg": "Bardes et al., VICReg: Variance-Invariance-Covariance Regularization, arXiv 2105.04906",
     "w-mse": "Ermolov et al., Whitening for Self-Supervised Representation Learning, arXiv 2007.06346",
     "dino": "Caron et al., Emerging Properties in Self-Supervised Vision Transformers, arXiv 2104.14294",
