@@ -13,7 +13,7 @@ from barlow.studies.results import StudyResults, summarise
 from barlow.studies.study import Figure
 
 WIDTH = 720
-LEFT, RIGHT, TOP, BOTTOM, GAP = 58, 16, 30, 46, 22
+LEFT, RIGHT, TOP, BOTTOM, GAP = 58, 28, 30, 46, 34
 PANEL_HEIGHT = 300
 ROW, ROW_PER_DOT = 14, 13
 CHARACTER = 6.6  # width of one at 12 px, about
@@ -127,7 +127,7 @@ def _svg(height: float, children: Sequence[Markup], summary: str) -> Markup:
 
 
 def _lines(results: StudyResults, figure: Figure, panels: Sequence[Panel]) -> Markup:
-    columns = min(len(panels), 3 if len(panels) % 2 else 2)
+    columns = min(len(panels), 2 if len(panels) % 3 else 3)
     rows = -(-len(panels) // columns)
     own_scale = len(figure.y) > 1
     legend, top = _legend(results, figure, panels, 26)
@@ -256,8 +256,10 @@ def _dots(results: StudyResults, figure: Figure, panels: Sequence[Panel]) -> Mar
         low, high = _limits([panel])
         marks = ticks(min(low, *ends), max(high, *ends), 4 if len(panels) > 1 else 7)
         parts.append(_dot_frame(Axis(marks, box.left, box.right), box, panel))
-        for level, row in zip(present, range(len(present)), strict=True):
+        for row, level in enumerate(present):
             y = box.top + row * (ROW + ROW_PER_DOT * deep)
+            if deep > 1 and row > 0:
+                parts.append(tag("line", class_="grid", x1=box.left, x2=box.right, y1=y, y2=y))
             if place == 0:
                 middle = y + (ROW + ROW_PER_DOT * deep) / 2 + 4
                 parts.append(tag("text", names[level], class_="name", x=left - 12, y=middle, text_anchor="end"))
