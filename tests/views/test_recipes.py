@@ -68,6 +68,19 @@ def test_ablations_take_away_ops_down_to_the_crop() -> None:
     }
 
 
+@pytest.mark.parametrize("recipe", ["cifar", "digits", "document", "multispectral"])
+def test_crop_only_is_a_crop_in_every_recipe(recipe: str) -> None:
+    whole, crop = (image_views(get_recipe(name))[0] for name in (recipe, f"{recipe}:crop-only"))
+    assert crop == replace(ViewRecipe(flip=0.0), **{name: getattr(whole, name) for name in PARAMETERS})
+
+
+PARAMETERS = (
+    *("crop_scale", "crop_ratio", "interpolation", "brightness", "contrast", "saturation", "hue", "blur_sigma"),
+    *("posterize_bits", "noise_std", "erase_scale", "erase_ratio", "size", "count"),
+)
+"""Fields that do nothing by themselves, and those of the crop."""
+
+
 def test_keywords_replace_a_field_in_all_views() -> None:
     recipe = get_recipe("imagenet", hue=0.3, crop_scale=[0.5, 1])
     for view, base in zip(recipe.views, image_views(RECIPES["imagenet"]), strict=True):

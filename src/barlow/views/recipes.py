@@ -222,14 +222,16 @@ _RECIPES = (
 )
 RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for recipe in _RECIPES}
 
-_NO_COLOUR: dict[str, Any] = {"jitter": 0.0, "grayscale": 0.0, "solarize": 0.0, "posterize": 0.0}
+_NO_COLOUR: dict[str, Any] = {"jitter": 0.0, "grayscale": 0.0, "solarize": 0.0, "posterize": 0.0, "channel_gain": 0.0}
+_OTHERS = ("vertical_flip", "quarter_turns", "channel_drop", "noise", "erase")  # not in the paper's chain
+_CROP: dict[str, Any] = {**_NO_COLOUR, **dict.fromkeys(_OTHERS, 0.0)}
 ABLATIONS: Mapping[str, Mapping[str, Any]] = {
     "full": {},
     "no-grayscale": {"grayscale": 0.0},
     "no-colour": _NO_COLOUR,
-    "crop-blur": {**_NO_COLOUR, "flip": 0.0},
-    "crop-flip": {**_NO_COLOUR, "blur": 0.0},
-    "crop-only": {**_NO_COLOUR, "blur": 0.0, "flip": 0.0},
+    "crop-blur": {**_CROP, "flip": 0.0},
+    "crop-flip": {**_CROP, "blur": 0.0},
+    "crop-only": {**_CROP, "blur": 0.0, "flip": 0.0},
 }
 """Chains of the augmentation-removal study (arXiv 2103.03230, section 4), written "recipe:chain"."""
 
