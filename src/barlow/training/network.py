@@ -28,6 +28,40 @@ class TwinNetwork(nn.Module):
         return embeddings if self.head is None else [*embeddings, *(self.head(z) for z in embeddings)]
 
 
+class GuardedConv2d(nn.Conv2d):
+    """A convolution that computes in float32 where its kernel reaches over all of a tiny map.
+
+    There, oneDNN's bfloat16 kernel (seen in torch 2.14) leaves gradients of the weights that no pixel meets unwritten:
+    whatever was in memory, NaN at times.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self._some_weight_meets_no_pixel(input.shape[-2:]):
+            return super().forward(input)
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.float())
+
+    def _some_weight_meets_no_pixel(self, sides: Sequence[int]) -> bool:
+        if all(n > k for n, k in zip(sides, self.kernel_size, strict=True)):
+            return False  # the usual case, at no cost
+        if isinstance(self.padding, str):
+            return True
+        axes = zip(sides, self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
+        return any(_meets_no_pixel(*axis) for axis in axes)
+
+
+def _meets_no_pixel(n: int, kernel: int, stride: int, padding: int, dilation: int) -> bool:
+    starts = range(-padding, n + padding - dilation * (kernel - 1), stride)
+    return not all(any(0 <= start + dilation * tap < n for start in starts) for tap in range(kernel))
+
+
+def guard_convolutions(network: nn.Module) -> None:
+    """Make every plain dense convolution of a network a `GuardedConv2d`; weights and names stay as they are."""
+    for module in network.modules():
+        if type(module) is nn.Conv2d and module.groups == 1:
+            module.__class__ = GuardedConv2d
+
+
 @contextmanager
 def deterministic_kernels() -> Iterator[None]:
     """Convolutions on NVIDIA GPUs by kernels that give the same bits every time, or resuming would not be exact."""

@@ -20,7 +20,7 @@ from barlow.training.ema import EMA
 from barlow.training.faults import NonFiniteWatch
 from barlow.training.gradient_cache import cached_backward
 from barlow.training.methods import Terms, detached
-from barlow.training.network import TwinNetwork, autocast, to_layout
+from barlow.training.network import TwinNetwork, autocast, guard_convolutions, to_layout
 from barlow.training.optimizers import (
     build_optimizer,
     clip_gradients,
@@ -97,6 +97,8 @@ class Trainer:
         network: nn.Module = TwinNetwork(built, projector, build_head(self.config, plan))
         if plan.world_size > 1:
             network = synchronise_norms(network, plan.device)
+        if plan.device == "cpu" and plan.precision == "bfloat16":
+            guard_convolutions(network)
         assert isinstance(network, TwinNetwork)  # the container itself is never replaced
         return network
 
