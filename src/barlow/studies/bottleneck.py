@@ -9,6 +9,7 @@ from barlow.diagnostics.information import bottleneck_terms
 from barlow.errors import InputError
 from barlow.run import Run
 from barlow.training.checkpoint import checkpoint_path, checkpoint_steps, load
+from barlow.training.network import autocast
 from barlow.training.plan import plan_from_dict, split_indices
 from barlow.training.trainer import Trainer
 from barlow.training.validation import FIXED_EPOCH
@@ -48,6 +49,7 @@ def _embeddings(run: Run, source: Source, trainer: Trainer) -> NDArray[np.float3
         batch = next(iter(loader.epoch(epoch)))
         order = np.argsort(batch.ids.numpy())
         for view in trainer.views(batch, epoch):
-            _, z = forward(trainer.encoder, trainer.network.projector, view)
-            found.append(z.cpu().numpy()[order])
+            with autocast(trainer.plan.device, trainer.plan.precision):
+                _, z = forward(trainer.encoder, trainer.network.projector, view)
+            found.append(z.float().cpu().numpy()[order])
     return np.stack(found[:VIEWS], axis=1)
