@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import barlow
 from barlow.data import open_source
 from barlow.errors import InputError
-from barlow.run import Run, write_json
+from barlow.run import Run
 from barlow.training.pretrain import pretrain
 
 METHODS = ("barlow-twins", "mixed-barlow-twins")
@@ -92,12 +92,9 @@ def test_a_run_stopped_and_resumed_equals_the_run_left_alone(
     with pytest.raises(Exception, match="interrupted after saving"):
         run_tiny(tmp_path / "cut", **settings)
     monkeypatch.undo()
-    facts = Run(tmp_path / "cut").facts
-    assert facts["status"] == "interrupted"
-    write_json(tmp_path / "cut" / "run.json", {**facts, "wall_s": None})  # as a killed process leaves it
+    assert Run(tmp_path / "cut").facts["status"] == "interrupted"
     resumed = run_tiny(tmp_path / "cut", resume=True, **settings)
     assert resumed.facts["status"] == "finished"
-    assert resumed.facts["wall_s"] > facts["wall_s"]
     assert_same_weights(whole, resumed)
     assert timeless(whole) == timeless(resumed)
 

@@ -248,7 +248,6 @@ class _Session:
             self.meter = Meter.from_state(state["meter"], self.trainer.device)
             if self.validator:
                 self.validator.history = list(state["validations"])
-            self.started -= state["wall_s"]  # a killed process has told its time to nobody else
         self.resume_step = self.trainer.step if state is not None else None
 
     def run(self, asked: SignalFlag) -> None:
@@ -378,12 +377,7 @@ class _Session:
 
     def _state(self, meter: Meter) -> dict[str, Any]:
         validations = self.validator.history if self.validator else []
-        return {
-            "trainer": self.trainer.state_dict(),
-            "meter": meter.state_dict(),
-            "validations": list(validations),
-            "wall_s": time.time() - self.started,
-        }
+        return {"trainer": self.trainer.state_dict(), "meter": meter.state_dict(), "validations": list(validations)}
 
     def _validating(self, log: Callable[[Record], None]) -> Callable[[int], Record]:
         def validate(epoch: int) -> Record:
@@ -434,7 +428,7 @@ class _Session:
 
     def _set_status(self, status: str) -> None:
         facts = read_json(self.folder / FACTS)
-        wall = time.time() - self.started
+        wall = facts.get("wall_s", 0.0) + time.time() - self.started
         found = {"status": status, "step": self.trainer.step, "wall_s": wall, "skipped": self._skipped()}
         write_json(self.folder / FACTS, {**facts, **found})
 
