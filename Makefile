@@ -3,6 +3,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# Threads that wait for one another sleep: the tests run side by side, and spinning ones would take each other's time.
+export OMP_WAIT_POLICY := passive
+
 .PHONY: demo test quick lint types docs clean
 
 demo: $(READY)
