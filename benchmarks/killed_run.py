@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--after", type=float, nargs="+", default=[420, 480, 360], help="seconds of each life")
     parser.add_argument("--draw", type=Path, help="only draw this run")
     parser.add_argument("--kills", type=Path, default=HERE / "results" / "killed-run.json")
-    parser.add_argument("--picture", type=Path, default=HERE / "results" / "killed-run.png")
+    parser.add_argument("--picture", type=Path, default=HERE.parent / "docs" / "images" / "killed-run.png")
     options, passed_on = parser.parse_known_args()
     if options.draw is None:
         if options.data is None or options.out is None:
