@@ -124,7 +124,7 @@ def test_the_documents_with_formulas_are_doctested_elsewhere() -> None:
 
 
 def test_every_page_is_in_the_navigation() -> None:
-    navigation = (ROOT / "mkdocs.yml").read_text().split("nav:")[1]
+    navigation = (ROOT / "mkdocs.yml").read_text().split("\nnav:")[1]
     assert [page.name for page in PAGES if f" {page.name}" not in navigation] == []
 
 
