@@ -75,6 +75,13 @@ def test_one_seed_resolves_nothing_and_says_why() -> None:
     assert "--seeds 2" in finding.reason
 
 
+def test_a_level_compared_with_itself_resolves_nothing() -> None:
+    itself = difference({"width": LAST, "method": "plain"}, {"width": "16", "method": "plain"})
+    finding = judge(claim(itself, above=-0.01), results(w16_plain=(0.1, 0.2), w16_mixed=(0.9, 0.8)))
+    assert finding.verdict == "not resolvable at this budget"
+    assert "nothing to compare" in finding.reason
+
+
 def test_missing_cells_are_named() -> None:
     finding = judge(claim(difference({"width": "64"}, {"width": "16"})), results(w16_plain=(0.1, 0.2)))
     assert finding.verdict == "not resolvable at this budget"

@@ -159,6 +159,8 @@ def judge(claim: Claim, results: Results) -> Finding:
         weights = claim.contrast(results)
     except MissingCells as missing:
         return Finding(claim, OPEN, reason=f"no results for {missing}")
+    if not any(weights.values()):
+        return Finding(claim, OPEN, reason="the levels that were run leave nothing to compare")
     seeds = _common_seeds(results.values, weights)
     if not seeds:
         return Finding(claim, OPEN, reason="no seed has results in all cells that are compared")
