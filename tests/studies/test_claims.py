@@ -76,8 +76,8 @@ def test_one_seed_resolves_nothing_and_says_why() -> None:
 
 
 def test_a_level_compared_with_itself_resolves_nothing() -> None:
-    itself = difference({"width": LAST, "method": "plain"}, {"width": "16", "method": "plain"})
-    finding = judge(claim(itself, above=-0.01), results(w16_plain=(0.1, 0.2), w16_mixed=(0.9, 0.8)))
+    itself = difference({"width": LAST, "method": "plain"}, {"width": "64", "method": "plain"})
+    finding = judge(claim(itself, above=-0.01), spread(0.6, 0.01))
     assert finding.verdict == "not resolvable at this budget"
     assert "nothing to compare" in finding.reason
 
