@@ -5,7 +5,8 @@
 
 Starts `barlow pretrain DATA --out RUN --resume`, sends SIGKILL after so many seconds, starts the same command again,
 and so on; the last start runs to its end. Then draws loss and k-NN over the epochs, with the kills, to --picture, and
-writes --kills: when each kill came, and the step that the next start continued from. Needs matplotlib.
+writes --kills: when each kill came, and the step that the next start continued from.
+Drawing needs the extra `bench`.
 """
 
 import argparse

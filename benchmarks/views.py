@@ -12,7 +12,7 @@ its compiled loops. From files: JPEGs on disk, through
 
 On a CPU the clock is the processor time of this process with one thread, so that other load on the machine counts
 little; the contenders take turns, and the median over the rounds is given. On a GPU it is the wall clock.
-Needs lightly and kornia (`pip install lightly kornia`). Writes views-<device>.json and .md to the folder of --out.
+Needs the extra `bench`. Writes views-<device>.json and .md to the folder of --out.
 """
 
 import argparse
