@@ -4,7 +4,7 @@
     python benchmarks/objective.py --quick          # the two shapes that matter most
     python benchmarks/objective.py --device cuda    # a GPU, embeddings in float32 and bfloat16
 
-Needs lightly (`pip install lightly`) for its column. Writes objective-<device>.json and .md to the folder of --out.
+The extra `bench` brings its column. Writes objective-<device>.json and .md to the folder of --out.
 """
 
 import argparse

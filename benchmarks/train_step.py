@@ -7,7 +7,7 @@
 Both train the same timm network, with the same optimizer, batch and recipe (the paper's ImageNet recipe, at 32 px
 too), from the same JPEG files. The peer is lightly's BYOL transform (which is Barlow Twins'), its projection head and
 its loss behind torch's DataLoader with one worker per core, in float32 as its examples have it, and once more in the
-precision and memory layout that barlow chose. Needs lightly (`pip install lightly`). Writes train-step-<device>.json
+precision and memory layout that barlow chose. Needs the extra `bench`. Writes train-step-<device>.json
 and .md to --out.
 """
 

@@ -312,6 +312,7 @@ def test_two_processes_follow_the_curve_of_one(
     rehearse: Callable[..., Any], discs: Path, free_port: int, tmp_path: Path
 ) -> None:
     methods = [("byol", []), ("moco-v2", []), ("swav", []), ("dino", []), ("barlow-twins", ["--target-ema", "0.5"])]
+    methods += [("mixed-barlow-twins", ["--mix-global"])]
     found = rehearse(TOGETHER, discs, tmp_path, free_port, json.dumps(methods))
     assert set(found.answer) == {0}, (tmp_path / "said.txt").read_text()
     for method, _ in methods:
