@@ -107,5 +107,8 @@ def write_json(file: Path, value: Mapping[str, Any]) -> None:
     """Write an object so that a reader sees the old file or the new one, never a part."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    with temporary.open("w") as stream:
+        stream.write(json.dumps(value, indent=2) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())  # or a power cut could leave an empty file under the name
     temporary.replace(file)

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 import barlow
 from barlow.data import open_source
 from barlow.errors import InputError
-from barlow.run import Run
+from barlow.run import Run, write_json
 from barlow.training.pretrain import pretrain
+from barlow.training.trainer import Trainer
 
 METHODS = ("barlow-twins", "mixed-barlow-twins")
 
@@ -114,6 +115,26 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
         return terms
 
     monkeypatch.setattr(Trainer, "train_step", train_step)
+
+
+def test_the_time_of_a_process_that_died_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Trainer.train_step
+
+    def train_step(self: Trainer, *arguments: Any) -> Any:
+        if self.step == 6:
+            raise RuntimeError("power cut")
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "train_step", train_step)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run_tiny(tmp_path, checkpoint_steps=2)
+    monkeypatch.undo()
+    left = Run(tmp_path).facts
+    assert (left["status"], left["step"]) == ("running", 6)
+    assert left["wall_s"] > 0
+    write_json(tmp_path / "run.json", {**left, "wall_s": 1000.0})
+    resumed = run_tiny(tmp_path, checkpoint_steps=2, resume=True)
+    assert 1000 < resumed.facts["wall_s"] < 1300
 
 
 def test_a_run_leaves_the_callers_generators_alone_and_does_not_depend_on_them(tmp_path: Path) -> None:

@@ -213,7 +213,7 @@ class _Session:
         self.trainer.micro_batch = self._agreed_micro_batch()
         self.meter = Meter()
         self.told: str | None = None
-        self.started = time.time()
+        self.started, self.earlier_s = time.time(), 0.0
         self.loader = self._open_loader(train_rows)
         validator = Validator(source, train_rows, held_rows, self.trainer) if len(held_rows) else None
         self.validator = validator if world.is_main else None
@@ -242,6 +242,7 @@ class _Session:
 
     def restore(self) -> None:
         """Continue from the newest intact checkpoint, if there is one."""
+        self.earlier_s = read_json(self.folder / FACTS).get("wall_s", 0.0)
         state = load_latest(self.folder / CHECKPOINTS)
         if state is not None:
             self.trainer.load_state_dict(state["trainer"])
@@ -360,6 +361,7 @@ class _Session:
             self._sync()  # the lines up to this step must be there when the run continues from it
             with self._failures_said():
                 writer.write(self._state(meter), self.trainer.step)
+                self._set_status("running")  # a process that is killed leaves its time
 
         return checkpoint
 
@@ -372,7 +374,7 @@ class _Session:
         """A checkpoint that cannot be written does not end a run that is going well; it is said, each time."""
         try:
             yield
-        except CheckpointError as error:
+        except (CheckpointError, OSError) as error:
             self.display.say(f"warning    {error}")
 
     def _state(self, meter: Meter) -> dict[str, Any]:
@@ -427,10 +429,9 @@ class _Session:
         return sorted({*self.loader.skipped, *held})
 
     def _set_status(self, status: str) -> None:
-        facts = read_json(self.folder / FACTS)
-        wall = facts.get("wall_s", 0.0) + time.time() - self.started
+        wall = self.earlier_s + time.time() - self.started
         found = {"status": status, "step": self.trainer.step, "wall_s": wall, "skipped": self._skipped()}
-        write_json(self.folder / FACTS, {**facts, **found})
+        write_json(self.folder / FACTS, {**read_json(self.folder / FACTS), **found})
 
     def _announce(self) -> None:
         plan, config = self.plan, self.config
