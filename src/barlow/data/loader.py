@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -87,8 +87,8 @@ class Loader:
         """(key, reason) of every sample found unreadable so far, by index in the source."""
         return [(self._source.keys[i], self._corrupt[i]) for i in sorted(self._corrupt)]
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """The epoch's batches of this rank, from `start_step` on."""
+    def epoch(self, epoch: int, start_step: int = 0) -> Generator[Batch]:
+        """The epoch's batches of this rank, from `start_step` on. One epoch at a time: close it before the next."""
         batches = self._batches(self._planned(epoch, start_step))
         while True:
             began = time.perf_counter()

@@ -66,7 +66,7 @@ class TensorStore:
     on_disk: bool = False
 
     def gather(self, indices: IntArray) -> Tensor:
-        return self.samples[torch.from_numpy(self.row[indices]).to(self.samples.device)]
+        return self.samples[torch.from_numpy(self.row[indices]).to(self.samples.device, non_blocking=True)]
 
 
 @dataclass

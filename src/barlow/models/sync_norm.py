@@ -1,14 +1,19 @@
 """Batch normalisation over the samples of all ranks, on any device.
 
 torch's SyncBatchNorm refuses CPU tensors, and the claim that two processes train as one has to be testable where
-there is no GPU. On CUDA, torch's own (fused) layer is used.
+there is no GPU. On CUDA, torch's own (fused) layer is used. Some of timm's norms hold dropout and activation too
+(EfficientNet, MobileNetV3, RegNet): these stay with the norm on either device.
 """
+
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from timm.layers import BatchNormAct2d, SyncBatchNormAct, convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from barlow.errors import InputError
 from barlow.objectives.ranks import Ranks
 
 
@@ -50,19 +55,51 @@ class GlobalBatchNorm(_BatchNorm):
         self.running_var.lerp_(unbiased, share)
 
 
+class GlobalBatchNormAct(GlobalBatchNorm):
+    """The same with what timm's BatchNormAct2d does after normalising, under the names that it has there."""
+
+    def __init__(self, drop: nn.Module, act: nn.Module, *norm: Any) -> None:
+        super().__init__(*norm)
+        self.drop, self.act = drop, act
+
+    def forward(self, input: Tensor) -> Tensor:
+        out: Tensor = self.act(self.drop(super().forward(input)))
+        return out
+
+
+KNOWN = (_BatchNorm, nn.SyncBatchNorm, BatchNormAct2d, SyncBatchNormAct)
+
+
 def synchronise_norms(module: nn.Module, device: str) -> nn.Module:
-    """The module with every batch normalisation replaced by one over all ranks; weights and statistics are shared."""
-    if torch.device(device).type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-any-return,no-untyped-call]
-    if isinstance(module, _BatchNorm) and not isinstance(module, GlobalBatchNorm):
-        return _converted(module)
+    """The module with every batch normalisation replaced by one over all ranks; weights and statistics are shared.
+
+    Raises InputError for a norm with a forward pass of its own, which a replacement would lose.
+    """
+    cuda = torch.device(device).type == "cuda"
+    if isinstance(module, nn.SyncBatchNorm if cuda else GlobalBatchNorm):
+        return module
+    if isinstance(module, _BatchNorm):
+        _check_known(module)
+        return convert_sync_batchnorm(module) if cuda else _converted(module)
     for name, child in module.named_children():
         setattr(module, name, synchronise_norms(child, device))
     return module
 
 
+def _check_known(norm: _BatchNorm) -> None:
+    if type(norm).forward not in [kind.forward for kind in KNOWN]:
+        raise InputError(
+            f"cannot synchronise {type(norm).__name__} over ranks: it is a BatchNorm with a forward pass of its own; "
+            "make it a module that holds a torch.nn.BatchNorm, or train with one process"
+        )
+
+
 def _converted(norm: _BatchNorm) -> GlobalBatchNorm:
-    new = GlobalBatchNorm(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    settings = (norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    if isinstance(norm, BatchNormAct2d | SyncBatchNormAct):
+        new: GlobalBatchNorm = GlobalBatchNormAct(norm.drop, norm.act, *settings)
+    else:
+        new = GlobalBatchNorm(*settings)
     new.weight, new.bias = norm.weight, norm.bias
     for name, buffer in norm.named_buffers(recurse=False):
         setattr(new, name, buffer)

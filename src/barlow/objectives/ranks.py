@@ -127,7 +127,9 @@ def _fault(views: Sequence[Tensor]) -> str:
 def _exchange(views: Sequence[Tensor], group: dist.ProcessGroup | None, fault: str) -> Ranks:
     """All ranks' row counts; raises the same way everywhere when they cannot work together."""
     facts = [0, 0, 0, 1] if fault else [*views[0].shape, int(any(v.dtype == torch.float64 for v in views)), 0]
-    sent = torch.tensor(facts, dtype=torch.int64, device=views[0].device)
+    # Through Gloo where the group has it: reading what came back would make the host wait for the GPU.
+    device = "cpu" if "cpu:" in dist.get_backend_config(group) else views[0].device
+    sent = torch.tensor(facts, dtype=torch.int64, device=device)
     heard = [torch.empty_like(sent) for _ in range(dist.get_world_size(group))]
     dist.all_gather(heard, sent, group=group)
     rows, widths, doubles, faults = zip(*torch.stack(heard).tolist(), strict=True)

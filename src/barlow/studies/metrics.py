@@ -6,15 +6,21 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
 from barlow.data import Source
-from barlow.evaluation import EvaluationProtocol, FewShot, Linear, Subset
+from barlow.evaluation import EvaluationProtocol, FewShot, Linear, Subset, extract, knn_accuracy, raw_pixels
 from barlow.evaluation.session import Splits, measure
 from barlow.run import Run
 from barlow.studies.bottleneck import bottleneck_curves
+from barlow.studies.study import Study
 from barlow.training.plan import split_indices
+from barlow.training.validation import BANK, NEIGHBOURS, TEMPERATURE
 
 Curve = list[list[float]]  # [epoch, value], as JSON has it
-Measured = dict[str, Any]  # metric -> float, None or Curve
+Measured = dict[str, Any]  # metric -> float, None or Curve; HEALTH -> the state, or None
+HEALTH = "health"
+HEALTHY = "healthy"
 
 
 @dataclass(frozen=True)
@@ -46,11 +52,16 @@ class Metric:
 
 METRICS: Mapping[str, Metric] = {
     "knn": Metric("k-NN accuracy", "%", higher_is_better=True),
+    "knn_gain": Metric("k-NN accuracy above the untrained network", "points", higher_is_better=True),
+    "knn_untrained": Metric("k-NN accuracy, untrained network", "%"),
+    "knn_pixels": Metric("k-NN accuracy, raw pixels", "%"),
     "knn_curve": Metric("k-NN accuracy", "%", curve=True),
     "knn_mean": Metric("mean k-NN accuracy over training", "%", higher_is_better=True),
     "knn_drop": Metric("best k-NN accuracy less the last", "points", higher_is_better=False),
     "half_way": Metric("epochs to halve the untrained k-NN error", higher_is_better=False),
     "linear": Metric("linear accuracy", "%", higher_is_better=True),
+    "linear_untrained": Metric("linear accuracy, untrained network", "%"),
+    "linear_pixels": Metric("linear accuracy, raw pixels", "%"),
     "1-shot": Metric("1-shot accuracy", "%", higher_is_better=True),
     "5-shot": Metric("5-shot accuracy", "%", higher_is_better=True),
     "heldout_loss": Metric("held-out loss"),
@@ -75,6 +86,23 @@ METRICS: Mapping[str, Metric] = {
 }
 
 
+BASELINES: Mapping[str, Mapping[str, str]] = {
+    metric: {f"{metric}_untrained": "untrained network", f"{metric}_pixels": "raw pixels"}
+    for metric in ("knn", "linear")
+}
+"""What a metric is held against: the same score of what has learnt nothing."""
+
+
+def baselines_of(study: Study) -> tuple[str, ...]:
+    """The baselines that the study measures: those of k-NN wherever it is a metric, and its own choice."""
+    return tuple(BASELINES["knn"] if "knn" in study.metrics else ()) + study.baselines
+
+
+def measured_of(study: Study) -> tuple[str, ...]:
+    """Everything that a finished cell of the study has: metrics, baselines, and the state of its health."""
+    return (*study.metrics, *baselines_of(study), HEALTH)
+
+
 def collect(run: Run, source: Source, wanted: Iterable[str]) -> Measured:
     """The wanted metrics of a finished run on the data it was trained on; None where the data has no labels for it."""
     names = set(wanted)
@@ -95,6 +123,7 @@ def _logged(run: Run, source: Source, names: set[str]) -> Measured:
     gap = last["heldout_loss"] - last["train_loss"]
     found |= {"heldout_loss_curve": losses, "loss_gap": gap / last["train_loss"] if last["train_loss"] else None}
     if knn:
+        found |= {"knn_untrained": start["knn"], "knn_gain": last["knn"] - start["knn"]}
         target = (1 + start["knn"]) / 2
         trained = [value for epoch, value in knn if epoch > 0]
         found |= {
@@ -115,17 +144,47 @@ def first_reached(curve: Curve, target: float) -> float | None:
 
 
 def _protocols(run: Run, source: Source, names: set[str]) -> Measured:
-    """Linear and few-shot accuracy, fitted on what the run was trained on, scored on what it held out."""
+    """Linear and few-shot accuracy, fitted on what the run was trained on, scored on what it held out.
+
+    With the baselines of the linear probe where they are asked for.
+    """
     if source.labels is None:
         return {}
     train, held = (Subset(source, rows) for rows in split_indices(run.config, source))
     protocols: dict[str, EvaluationProtocol] = {"linear": Linear(), "1-shot": FewShot(1), "5-shot": FewShot(5)}
-    asked = [protocol for name, protocol in protocols.items() if name in names]
+    beside = {"linear_untrained": "random-init", "linear_pixels": "raw-pixels"}
+    given = {name: baseline for name, baseline in beside.items() if name in names}
+    asked = [of for name, of in protocols.items() if name in names or (name == "linear" and given)]
     splits = Splits(train, held, "the run's own: fitted on what it was trained on, scored on what it held out")
     results = measure(
-        run, splits, asked, seed=run.config.training.seed, baselines=(), check_overlap=False, device=_device(run)
+        run,
+        splits,
+        asked,
+        seed=run.config.training.seed,
+        baselines=tuple(given.values()),
+        check_overlap=False,
+        device=_device(run),
     )
-    return {result.protocol: result.value for result in results}
+    found: Measured = {result.protocol: result.value for result in results}
+    linear = next((result.baselines for result in results if result.protocol == "linear"), {})
+    return found | {name: linear[baseline]["value"] for name, baseline in given.items() if baseline in linear}
+
+
+def _pixels(run: Run, source: Source, names: set[str]) -> Measured:
+    """k-NN on raw pixels, with the neighbours, temperature and number of training samples of the run's validations."""
+    if source.labels is None or len(np.unique(source.labels)) < 2:
+        return {}
+    train, held = split_indices(run.config, source)
+    bank = np.sort(np.random.default_rng(run.config.training.seed).permutation(train)[:BANK])
+    pixels = raw_pixels(run.encoder())
+    known, asked = (extract(pixels, source, rows, device=_device(run)) for rows in (bank, held))
+    k = min(NEIGHBOURS, len(bank))
+    return {"knn_pixels": knn_accuracy(known.x, known.labels, asked.x, asked.labels, k=k, temperature=TEMPERATURE)}
+
+
+def _health(run: Run, source: Source, names: set[str]) -> Measured:
+    """The state of the last validation's verdict."""
+    return {HEALTH: run.health().get("verdict", {}).get("state")}
 
 
 def _device(run: Run) -> str:
@@ -148,12 +207,14 @@ def _information(run: Run, source: Source, names: set[str]) -> Measured:
 Measurer = Callable[[Run, Source, set[str]], Measured]
 _BOTTLENECK = tuple(name for name in METRICS if name.startswith(("information_", "conditional_", "entropy_")))
 _LOGGED = (
-    *("knn", "knn_curve", "knn_mean", "knn_drop", "half_way"),
+    *("knn", "knn_curve", "knn_mean", "knn_drop", "half_way", "knn_gain", "knn_untrained"),
     *("heldout_loss", "heldout_loss_curve", "loss_gap", "rankme", "dead_share"),
 )
 MEASURERS: tuple[tuple[tuple[str, ...], Measurer], ...] = (
     (_LOGGED, _logged),
-    (("linear", "1-shot", "5-shot"), _protocols),
+    (("linear", "1-shot", "5-shot", "linear_untrained", "linear_pixels"), _protocols),
+    (("knn_pixels",), _pixels),
+    ((HEALTH,), _health),
     (("mixing_encoder", "mixing_projector"), _mixing),
     (_BOTTLENECK, _information),
 )

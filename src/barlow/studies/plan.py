@@ -4,16 +4,19 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
+import torch
 
 from barlow.config import PretrainConfig, config_from_settings, config_to_dict
 from barlow.data import Source, describe
 from barlow.errors import InputError, suggest
+from barlow.models import build_encoder
 from barlow.studies.settings import apply, choose_levels
 from barlow.studies.study import Axis, Study, grid
-from barlow.training.plan import choose_image_size, choose_recipe, split_indices
+from barlow.training.plan import choose_image_size, choose_recipe, resolve_recipe, split_indices
 
 BUDGETS: Mapping[str, Mapping[str, Any]] = {
     "full": {"epochs": 200, "projector": (512, 1024)},
@@ -66,7 +69,8 @@ def make_plan(
     """The cells of a study on this data.
 
     A cell's settings are, from weak to strong: the budget's, the study's, those of its levels, and `settings` (see
-    `settings.apply`). Raises InputError for an unknown budget or setting, a wrong value, and fewer than one seed.
+    `settings.apply`). Raises InputError for an unknown budget or setting, a wrong value, an encoder or a recipe that does
+    not exist, and fewer than one seed.
     """
     if budget not in BUDGETS:
         raise InputError(f"unknown budget '{budget}'. {suggest(budget, BUDGETS)}")
@@ -79,6 +83,7 @@ def make_plan(
     recipe = choose_recipe(source, about, about.channels, choose_image_size(about))
     for levels, varied in grid(axes):
         config = config_from_settings(_on_recipe({**BUDGETS[budget], **own, **given, **varied}, recipe))
+        check_names(config)
         cells += [_cell(study, levels, config, seed, source, identity) for seed in range(seeds)]
     return StudyPlan(study, axes, tuple(cells))
 
@@ -87,6 +92,20 @@ def _on_recipe(settings: dict[str, Any], recipe: str) -> dict[str, Any]:
     """`auto:crop-only` as the chain of the recipe that fits the data."""
     name, colon, chain = str(settings.get("recipe", "")).partition(":")
     return {**settings, "recipe": f"{recipe}:{chain}"} if colon and name == "auto" else settings
+
+
+def check_names(config: PretrainConfig) -> None:
+    """Raise InputError for an encoder or a recipe that does not exist, or a recipe file that cannot be read."""
+    if config.views.recipe != "auto":
+        resolve_recipe(config.views.recipe)
+    if config.model.encoder != "auto":
+        _check_encoder(config.model.encoder)
+
+
+@cache
+def _check_encoder(name: str) -> None:
+    with torch.device("meta"):  # the names alone, without memory for weights
+        build_encoder(name)
 
 
 def _thinned(study: Study) -> Study:
@@ -110,9 +129,14 @@ def _cell(
 
 
 def cell_key(config: PretrainConfig, identity: str) -> str:
-    """What a cell is filed under: a hash of every setting, the seed among them, and of the data."""
-    text = json.dumps([config_to_dict(config), identity], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    """What a cell is filed under: a hash of every setting, the seed among them, and of the data.
+
+    Of a recipe file what it says counts, beside its name.
+    """
+    parts: list[object] = [config_to_dict(config), identity]
+    if config.views.recipe.endswith(".toml"):
+        parts.append(resolve_recipe(config.views.recipe).to_dict())
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def data_identity(source: Source) -> str:

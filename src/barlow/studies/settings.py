@@ -1,14 +1,15 @@
 """`--set key=value`: text to typed settings, and to other levels of a study's axes."""
 
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from barlow.config import PretrainConfig, config_from_settings, leaves
+from barlow.config import PretrainConfig, leaves
 from barlow.errors import InputError, suggest
-from barlow.studies.study import Axis, Study
+from barlow.studies.study import Axis, Study, spelled
 
 OWN = {"seed": "use --seeds"}
 """Settings that are not the caller's to set, and what to do instead."""
@@ -29,17 +30,18 @@ def apply(study: Study, given: Mapping[str, Any]) -> tuple[tuple[Axis, ...], dic
     """The study's axes and base settings with what was given: the name of an axis chooses its levels, by commas; any
     other key is a setting of every cell.
 
-    Values are text, or already of their type. Raises InputError for unknown keys and levels, values of the wrong
-    type, and settings that an axis varies.
+    Values are text, or already of their type. Raises InputError for unknown keys and levels, text that is not of the
+    setting's type, and settings that an axis varies. Whether values go together is for the cells' configs to say: a
+    temperature may be wrong for the default method and right for those of the levels.
     """
-    axes, base = {axis.name: axis for axis in study.axes}, {}
+    axes: dict[str, Axis] = {axis.name: axis for axis in study.axes}
+    base: dict[str, Any] = {}
     for name, value in given.items():
         if name in axes:
             axes[name] = choose_levels(axes[name], _texts(value))
             continue
         _check_name(name, axes)
         base[name] = parse(name, value) if isinstance(value, str) else value
-    config_from_settings(base)  # refuses values of the wrong type, one by one or together
     return tuple(axes.values()), base
 
 
@@ -50,20 +52,32 @@ def _texts(value: Any) -> list[str]:
 
 
 def choose_levels(axis: Axis, wanted: Sequence[str]) -> Axis:
-    """The axis with those levels only, in the order asked for; new ones are made where the axis can."""
+    """The axis with those levels only, each once; new ones are made where the axis can.
+
+    Numbers are put in order and written in one way (1e3 is 1000); other levels keep the order asked for.
+    """
     if not wanted:
         raise InputError(f"--set {axis.name}= names no level. Use one or more of: {', '.join(axis.levels)}.")
+    if axis.numeric:
+        wanted = [spelled(number) for number in sorted(_number(axis, text) for text in wanted)]
     return replace(axis, levels={level: _level(axis, level) for level in wanted})
+
+
+def _number(axis: Axis, text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number) or (axis.whole and not number.is_integer()):
+        raise InputError(f"--set {axis.name}: '{text}' is not a {'whole ' if axis.whole else ''}number")
+    return number
 
 
 def _level(axis: Axis, level: str) -> Mapping[str, Any]:
     if level in axis.levels:
         return axis.levels[level]
-    try:
-        if axis.make is not None:
-            return axis.make(level)
-    except ValueError:
-        raise InputError(f"--set {axis.name}: '{level}' is not a number") from None
+    if axis.make is not None:
+        return axis.make(level)
     raise InputError(f"unknown level '{level}' of {axis.name}. {suggest(level, axis.levels)}")
 
 

@@ -24,6 +24,10 @@ class Axis:
     levels: Mapping[str, Settings]
     make: Callable[[str], Settings] | None = None
     """the settings of a level that is not listed, from its text; None: only the listed ones exist"""
+    numeric: bool = False
+    """levels are numbers, and in their order"""
+    whole: bool = False
+    """and whole ones"""
 
     @property
     def settings(self) -> frozenset[str]:
@@ -31,10 +35,17 @@ class Axis:
         return frozenset(name for settings in self.levels.values() for name in settings)
 
 
-def numeric_axis(name: str, label: str, values: Sequence[float], make: Callable[[float], Settings]) -> Axis:
-    """An axis of numbers; any other number can be asked for."""
-    levels = {f"{value:g}" if value < 1e5 else str(int(value)): make(value) for value in values}
-    return Axis(name, label, levels, lambda text: make(int(text) if text.isdigit() else float(text)))
+def numeric_axis(
+    name: str, label: str, values: Sequence[float], make: Callable[[float], Settings], *, whole: bool = False
+) -> Axis:
+    """An axis of numbers, or of whole ones; any other such number can be asked for."""
+    levels = {spelled(value): make(value) for value in values}
+    return Axis(name, label, levels, lambda text: make(float(text)), numeric=True, whole=whole)
+
+
+def spelled(value: float) -> str:
+    """The one way to write a level that is a number: 64, not 64.0 or 6.4e1."""
+    return str(int(value)) if float(value).is_integer() else repr(float(value))
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,8 @@ class Study:
     """why a cell of the product is not part of the study"""
     columns: str | None = None
     """axis that goes across in the table"""
+    baselines: tuple[str, ...] = ()
+    """metrics of untrained networks and pixels, beside those of k-NN that every study has"""
     snapshots: int = 0
     """checkpoints of every run that its metrics look into, beside the untrained network"""
 

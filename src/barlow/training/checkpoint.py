@@ -15,6 +15,7 @@ import shutil
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -30,7 +31,7 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint could not be written: one line with the reason; earlier checkpoints are untouched."""
+    """A checkpoint could not be written or read: one line with the reason; earlier checkpoints are untouched."""
 
 
 def save(state: State, folder: Path, step: int, keep: int) -> Path:
@@ -64,11 +65,18 @@ def load(path: Path) -> State:
 
 
 def load_latest(folder: Path) -> State | None:
-    """The newest intact checkpoint, or None where there is none; every damaged one passed over is warned about."""
-    for path in _newest_first(folder):
+    """The newest intact checkpoint, or None where there is no file; every damaged one passed over is warned about.
+
+    Raises CheckpointError when all are damaged and OSError when one cannot be read: a run that began anew instead
+    would delete what a person may still rescue.
+    """
+    paths = _newest_first(folder)
+    for path, before in zip_longest(paths, paths[1:]):
         try:
             return load(path)
-        except (CheckpointError, OSError) as error:
+        except CheckpointError as error:
+            if before is None:
+                raise
             warnings.warn(f"{error} Falling back to the one before.", stacklevel=2)
     return None
 

@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from barlow.errors import InputError
 
-COLLECTIVE_TIMEOUT_S = 600.0  # a rank that is alive but does not answer for this long ends the run
+COLLECTIVE_TIMEOUT_S = 1800.0  # a living rank that is silent for this long ends the run; one validates alone
 LOST_AFTER_S = 30.0  # a rank that shows no sign of life for this long is lost, and ends the run
 FAILED = 1  # exit code of a rank that ends because another one failed
 

@@ -37,7 +37,7 @@ def cached_backward(
     Args:
         forward: makes embeddings [b, D] from inputs [b, ...]; an encoder with its projector, say.
         views: the input batches, each [N, ...], all of one length.
-        micro_batch: how many samples to embed at a time.
+        micro_batch: how many samples to embed at a time, at most (see `part_sizes`).
         terms: the loss, as named scalars with "loss" among them, from one embedding [N, D] per view: `loss.terms`.
         module: whose buffers to rewind and, for DistributedDataParallel, whose averaging to hold back; `forward` itself
             where that is a module. A function around a module that has either must name it here.
@@ -52,12 +52,13 @@ def cached_backward(
     _check(views, micro_batch)
     module = forward if module is None and isinstance(forward, nn.Module) else module
     start = _Buffers.of(module)
-    embeddings, states = _embed(forward, views, micro_batch)
+    sizes = part_sizes(len(views[0]), micro_batch)
+    embeddings, states = _embed(forward, views, sizes)
     results, grads = _loss_and_gradients(terms, embeddings, scaler)
     start.restore()
     # The casts of weights that autocast made without gradients must not be met again in the second pass.
     torch.clear_autocast_cache()
-    pieces = [(x, g) for view, grad in zip(views, grads, strict=True) for x, g in _cut(micro_batch, view, grad)]
+    pieces = [(x, g) for view, grad in zip(views, grads, strict=True) for x, g in _cut(sizes, view, grad)]
     last = len(pieces) - 1
     with _rewound(views[0].device):
         for k, ((inputs, grad), state) in enumerate(zip(pieces, states, strict=True)):
@@ -69,6 +70,19 @@ def cached_backward(
     return results
 
 
+def part_sizes(samples: int, micro_batch: int) -> list[int]:
+    """How a batch is cut: into as few parts of at most `micro_batch` samples as there can be, all equal to within one.
+
+    Unless `micro_batch` is 1, no part of a larger batch is left with a single sample, in which BatchNorm has nothing to
+    normalise: an odd batch in micro-batches of 2 has one part of 3.
+    """
+    parts = -(-samples // micro_batch)
+    if micro_batch > 1:
+        parts = min(parts, max(1, samples // 2))
+    least, larger = divmod(samples, parts)
+    return [least + 1] * larger + [least] * (parts - larger)
+
+
 def _check(views: Sequence[Tensor], micro_batch: int) -> None:
     if micro_batch < 1:
         raise InputError(f"A micro-batch holds at least 1 sample; received {micro_batch}.")
@@ -78,14 +92,14 @@ def _check(views: Sequence[Tensor], micro_batch: int) -> None:
 
 
 def _embed(
-    forward: Callable[[Tensor], Tensor], views: Sequence[Tensor], micro_batch: int
+    forward: Callable[[Tensor], Tensor], views: Sequence[Tensor], sizes: list[int]
 ) -> tuple[list[Tensor], list["_RandomState"]]:
     """The embeddings of each view, and the random state that each micro-batch met, in order."""
     embeddings, states = [], []
     with torch.no_grad():
         for view in views:
             pieces = []
-            for (inputs,) in _cut(micro_batch, view):
+            for (inputs,) in _cut(sizes, view):
                 states.append(_RandomState.now(inputs.device))
                 pieces.append(forward(inputs))
             embeddings.append(torch.cat(pieces))
@@ -101,8 +115,8 @@ def _loss_and_gradients(
     return {name: term.detach() for name, term in results.items()}, torch.autograd.grad(loss, leaves)
 
 
-def _cut(micro_batch: int, *batches: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    return zip(*(torch.split(batch, micro_batch) for batch in batches), strict=True)
+def _cut(sizes: list[int], *batches: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    return zip(*(torch.split(batch, sizes) for batch in batches), strict=True)
 
 
 def _no_sync(module: nn.Module | None) -> AbstractContextManager[None]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +28,9 @@ class Meter:
     def add(self, terms: Mapping[str, Tensor]) -> Tensor:
         """Take one step's terms in; returns them stacked."""
         self.names = tuple(terms)
-        stacked = torch.stack([value.detach().double() for value in terms.values()])
+        values = [value.detach() for value in terms.values()]
+        double = values[0].device.type != "mps"  # which has no float64
+        stacked = torch.stack([value.double() if double else value.float() for value in values])
         self.sums = stacked if self.sums is None else self.sums + stacked
         self.count += 1
         return stacked
@@ -144,15 +147,16 @@ class _Loop:
     def _epoch(self) -> bool:
         epoch, start = divmod(self.trainer.step, self.plan.steps_per_epoch)
         self.epoch_clock = Clock()
-        for batch in self.loader.epoch(epoch, start):
-            self._step(batch, epoch)
-            if self.trainer.step % self.plan.steps_per_epoch == 0:
-                self._end_epoch(epoch)
-            stopping = self.hooks.stop()
-            if stopping or self._checkpoint_due():
-                self._save()
-            if stopping:
-                return self.trainer.step == self.plan.total_steps
+        with closing(self.loader.epoch(epoch, start)) as batches:
+            for batch in batches:
+                self._step(batch, epoch)
+                if self.trainer.step % self.plan.steps_per_epoch == 0:
+                    self._end_epoch(epoch)
+                stopping = self.hooks.stop()
+                if stopping or self._checkpoint_due():
+                    self._save()
+                if stopping:
+                    return self.trainer.step == self.plan.total_steps
         return True
 
     def _step(self, batch: Batch, epoch: int) -> None:

@@ -15,18 +15,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from barlow.data.memory import local_ranks
+from barlow.models.sync_norm import GlobalBatchNorm
+from barlow.training.gradient_cache import part_sizes
 
 STATES_PER_WEIGHT = {"adamw": 2, "adam": 2, "lars": 1, "sgd": 1}
 # Share of the free memory that tensors can fill. Measured on the CPU, where glibc's allocator fragments: ResNet-18 at
 # 32 px, batch 96, took 1.23 (channels last) and 1.43 times the estimate, and 1.04 times with every tensor in a mapping
 # of its own (tests/training/test_memory.py). GPUs keep some for workspaces.
 USABLE_SHARE = {"cpu": 0.7, "cuda": 0.9, "mps": 0.8}
+
+
+class NotEstimated(Exception):  # noqa: N818  a run can do without
+    """The network does not run on tensors without data; the text says why, in a few words."""
 
 
 @dataclass(frozen=True)
@@ -76,21 +82,18 @@ def estimate_memory(
     view_shapes: shape of a sample in each of the views that go through the network, e.g. [(3, 224, 224)] * 2 (three
     for Mixed Barlow Twins). batch: samples per rank. micro_batch: samples per forward pass of the gradient cache.
     form: of the objective. parts: ranks that weights, gradients and momenta are spread over. Batch norms are counted as
-    local ones. Raises whatever the network raises on fake tensors.
+    local ones. Raises NotEstimated where the network cannot run on fake tensors.
     """
     passes = [(shape, batch) for shape in view_shapes]
     if micro_batch is not None and micro_batch < batch:
-        passes = [(max(view_shapes, key=math.prod), micro_batch)]
-    encoder_bytes, projector_bytes, peak, width = _measure(encoder, projector, passes, device, precision)
-    parameters = {p: p.nbytes for m in (encoder, projector) for p in m.parameters()}
-    trained = sum(size for p, size in parameters.items() if p.requires_grad)
-    buffers = sum(b.nbytes for m in (encoder, projector) for b in m.buffers())
-    averaged = sum(t.nbytes for t in (*encoder.parameters(), *encoder.buffers())) if ema else 0
+        passes = [(max(view_shapes, key=math.prod), max(part_sizes(batch, micro_batch)))]
+    encoder_bytes, projector_bytes, peak, width = _measured(encoder, projector, passes, device, precision)
+    trained = sum(p.nbytes for p in {p for m in (encoder, projector) for p in m.parameters()} if p.requires_grad)
     held = encoder_bytes + projector_bytes
     if len(passes) < len(view_shapes) or micro_batch is not None:
         projector_bytes += 2 * 4 * len(view_shapes) * batch * width  # the cache: embeddings and their gradients
     return MemoryEstimate(
-        weights=sum(parameters.values()) // parts + buffers + averaged,
+        weights=weight_bytes(encoder, projector, ema=ema, parts=parts),
         optimizer=STATES_PER_WEIGHT[optimizer] * trained // parts,
         gradients=trained // parts,
         activations=encoder_bytes,
@@ -98,6 +101,14 @@ def estimate_memory(
         loss=loss_bytes(len(view_shapes), batch * world_size, width, form),
         workspace=max(0, peak - held - trained),
     )
+
+
+def weight_bytes(encoder: nn.Module, projector: nn.Module, *, ema: bool = False, parts: int = 1) -> int:
+    """Bytes of weights, buffers and the encoder's moving average: what is on the device before the first step."""
+    weights = sum(p.nbytes for p in {p for m in (encoder, projector) for p in m.parameters()})
+    buffers = sum(b.nbytes for m in (encoder, projector) for b in m.buffers())
+    averaged = sum(t.nbytes for t in (*encoder.parameters(), *encoder.buffers())) if ema else 0
+    return weights // parts + buffers + averaged
 
 
 def loss_bytes(views: int, samples: int, width: int, form: str = "auto") -> int:
@@ -120,9 +131,9 @@ def available_bytes(device: str) -> int:
     return min([_machine_bytes(), *_cgroup_bytes()]) // local_ranks()
 
 
-def usable_bytes(device: str) -> int:
-    """What a step's tensors may take of `available_bytes`; ask before the network is on the device."""
-    return int(USABLE_SHARE[torch.device(device).type] * available_bytes(device))
+def usable_bytes(device: str, available: int) -> int:
+    """What a step's tensors may take of `available` bytes."""
+    return int(USABLE_SHARE[torch.device(device).type] * available)
 
 
 def choose_micro_batch(needed: Callable[[int], int], batch: int, usable: int) -> int:
@@ -192,10 +203,29 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _LocalNorm(_BatchNorm):
-    """A batch norm that asks no other rank."""
+    """A batch norm that asks no other rank, with the dropout and the activation that timm's may hold."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Any."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        out = super().forward(input)
+        for name in ("drop", "act"):
+            out = getattr(self, name)(out) if hasattr(self, name) else out
+        return out
+
+
+def _measured(
+    encoder: nn.Module, projector: nn.Module, passes: Sequence[tuple[tuple[int, ...], int]], device: str, precision: str
+) -> tuple[int, int, int, int]:
+    """As `_measure`; raises NotEstimated for whatever the caller's module raises for want of data."""
+    try:
+        return _measure(encoder, projector, passes, device, precision)
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        raise NotEstimated("what the network does depends on the values it meets") from error
+    except Exception as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise NotEstimated(f"{type(error).__name__} on tensors without data: {first[:100]}") from error
 
 
 def _measure(
@@ -229,7 +259,7 @@ def _fake(network: nn.ModuleList, device: str) -> tuple[nn.ModuleList, list[Tens
     fakes = {id(t): _fake_tensor(t, device) for t in (*network.parameters(), *network.buffers())}
     copied: nn.ModuleList = copy.deepcopy(network, dict(fakes)).train()  # the memo puts the fakes in place
     for module in copied.modules():
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, nn.SyncBatchNorm | GlobalBatchNorm):
             module.__class__ = _LocalNorm
     return copied, list(fakes.values())
 

@@ -181,8 +181,8 @@ def clip_gradients(optimizer: Optimizer, max_norm: float = math.inf) -> Tensor:
 
 
 def _foreach(parameters: Sequence[Tensor]) -> bool | None:
-    """Whether to take all norms in one call; torch by itself does so on GPUs alone. Sharded tensors: as it likes."""
-    return None if any(isinstance(p, DTensor) for p in parameters) else True
+    """Whether to take all norms in one call; torch by itself does so on GPUs alone. Where it cannot: as it likes."""
+    return None if any(isinstance(p, DTensor) or p.device.type == "mps" for p in parameters) else True
 
 
 def load_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:

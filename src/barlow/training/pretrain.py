@@ -5,9 +5,9 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from barlow.training.distributed import (
     shut_down,
 )
 from barlow.training.faults import Fault, save_replay
+from barlow.training.lock import LOCK, only_writer
 from barlow.training.loop import Hooks, Meter, Record, train
 from barlow.training.memory import is_out_of_memory
 from barlow.training.network import deterministic_kernels
@@ -50,8 +51,12 @@ MOST_ROWS = 10_000  # training rows kept to draw corrupted features from
 EXPECTED = ("barlow-twins", "mixed-barlow-twins")  # methods whose first loss is known beforehand
 MAY_CHANGE = frozenset({"local_batch", "world_size", "device", "workers"})  # of a plan, between start and resume
 OF_EACH_RANK = {"device": "", "workers": 0}  # of a plan; machines of one run need not be equal
+LEFTOVERS = ".*.json*.tmp"
 # In the order of their removal: a folder is a run as long as it has its settings, so they go last, and come last.
-EARLIER_RUN = (CHECKPOINTS, METRICS, HEALTH, "evaluations", "tensorboard", FACTS, CONFIG)
+EARLIER_RUN = (
+    *(CHECKPOINTS, METRICS, HEALTH, "evaluations", "tensorboard", "replay-*.pt", "gallery.*", "encoder.*"),
+    *(FACTS, CONFIG),
+)
 
 
 def pretrain(
@@ -82,15 +87,37 @@ def pretrain(
     device = choose_device(chosen.training.device)
     world = set_up(device)
     try:
-        with ending_together(world), SignalFlag() as asked, generators_given_back(torch.device(device)):
-            session = _begin(data, folder, chosen, module, world, resume=resume, overwrite=overwrite, quiet=quiet)
-            with deterministic_kernels():
-                session.run(asked)
+        with ExitStack() as stack:
+            stack.enter_context(ending_together(world))
+            asked = stack.enter_context(SignalFlag())
+            stack.enter_context(on_gpu(device))
+            stack.enter_context(generators_given_back(torch.device(device)))
+            session = _begin(
+                data, folder, chosen, module, world, stack, resume=resume, overwrite=overwrite, quiet=quiet
+            )
+            stack.enter_context(deterministic_kernels())
+            session.run(asked)
     finally:
         shut_down()
     if asked.received is not None and session.trainer.step < session.plan.total_steps:
         raise Interrupted(folder, asked.exit_code, told=world.is_main)
     return Run(folder)
+
+
+class _NotFinite(Exception):  # noqa: N818  carries the fault out of the loop
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(str(fault))
+        self.fault = fault
+
+
+@contextmanager
+def on_gpu(device: str) -> Iterator[None]:
+    """Have `--device cuda:1` be the current GPU, on which streams and events are looked for, within the block."""
+    if device.startswith("cuda:"):
+        with torch.cuda.device(device):
+            yield
+    else:
+        yield
 
 
 class Interrupted(Exception):  # noqa: N818  a request that was met, not an error
@@ -110,6 +137,7 @@ def _begin(
     config: PretrainConfig,
     module: nn.Module | None,
     world: World,
+    held: ExitStack,
     *,
     resume: bool,
     overwrite: bool,
@@ -122,7 +150,7 @@ def _begin(
     check_ranks_agree("the settings or the data", {**plan.to_dict(), **OF_EACH_RANK, "config": config_to_dict(config)})
     session = _Session(folder, config, plan, source, module, world, quiet=quiet or not world.is_main)
     if world.is_main:  # only now: settings that cannot be built must not replace an earlier run
-        _prepare_folder(folder, config, plan, resume=resume, overwrite=overwrite)
+        _prepare_folder(folder, config, plan, held, resume=resume, overwrite=overwrite)
     from_main(None)  # nobody looks into the folder before it is ready
     if resume:
         session.restore()
@@ -142,20 +170,24 @@ def _settings_of(
     return chosen
 
 
-def _prepare_folder(folder: Path, config: PretrainConfig, plan: Plan, *, resume: bool, overwrite: bool) -> None:
+def _prepare_folder(
+    folder: Path, config: PretrainConfig, plan: Plan, held: ExitStack, *, resume: bool, overwrite: bool
+) -> None:
+    """Make the folder this run's alone, and ready; its lock is freed with `held`."""
+    is_run = (folder / CONFIG).exists()
+    if is_run and not (resume or overwrite):
+        raise InputError(f"{folder} already holds a run; use --resume to continue it or --overwrite to replace it")
+    if not is_run and folder.is_dir() and any(not _is_ours(path) for path in folder.iterdir()):
+        raise InputError(f"{folder} is not empty and not a run; choose a new folder for --out")
+    held.enter_context(only_writer(folder))
     _remove_leftovers(folder)
-    if resume and (folder / CONFIG).exists():
+    if is_run and resume:
         _same_plan(folder, plan)
         write_json(folder / FACTS, {**read_json(folder / FACTS), **_facts(plan)})
         return
-    if (folder / CONFIG).exists() and not overwrite:
-        raise InputError(f"{folder} already holds a run; use --resume to continue it or --overwrite to replace it")
-    if folder.is_dir() and any(path.name != FACTS for path in folder.iterdir()) and not (folder / CONFIG).exists():
-        raise InputError(f"{folder} is not empty and not a run; choose a new folder for --out")
     try:
-        for name in EARLIER_RUN:
-            _remove(folder / name)
-        folder.mkdir(parents=True, exist_ok=True)
+        for path in (path for name in EARLIER_RUN for path in folder.glob(name)):
+            _remove(path)
         write_json(folder / FACTS, _facts(plan))
         write_json(folder / CONFIG, config_to_dict(config))
     except OSError as error:
@@ -166,9 +198,14 @@ def _facts(plan: Plan) -> dict[str, Any]:
     return {**plan.to_dict(), "environment": environment(), "status": "running"}
 
 
+def _is_ours(path: Path) -> bool:
+    """Whether a file is of a run that was killed before it had its settings."""
+    return path.name in (FACTS, LOCK) or path.match(LEFTOVERS)
+
+
 def _remove_leftovers(folder: Path) -> None:
     """Unfinished files of a process that was killed while it wrote them."""
-    for path in folder.glob(".*.json*.tmp"):
+    for path in folder.glob(LEFTOVERS):
         path.unlink(missing_ok=True)
 
 
@@ -243,13 +280,17 @@ class _Session:
     def restore(self) -> None:
         """Continue from the newest intact checkpoint, if there is one."""
         self.earlier_s = read_json(self.folder / FACTS).get("wall_s", 0.0)
-        state = load_latest(self.folder / CHECKPOINTS)
+        try:
+            state = load_latest(self.folder / CHECKPOINTS)
+        except CheckpointError as error:
+            raise InputError(f"{error} No checkpoint of {self.folder} is intact; --overwrite starts anew") from None
         if state is not None:
             self.trainer.load_state_dict(state["trainer"])
             self.meter = Meter.from_state(state["meter"], self.trainer.device)
             if self.validator:
                 self.validator.history = list(state["validations"])
         self.resume_step = self.trainer.step if state is not None else None
+        check_ranks_agree(f"the checkpoint that {self.folder} holds", self.resume_step)
 
     def run(self, asked: SignalFlag) -> None:
         """Train to the end, or until asked to stop; leaves checkpoint, encoder and status behind."""
@@ -267,8 +308,11 @@ class _Session:
             )
             if hooks.validate and self.trainer.step == 0:
                 hooks.validate(0)
-            with self._one_line():
-                complete = train(self.trainer, self.loader, hooks, self.display, self.meter)
+            try:
+                with self._one_line():
+                    complete = train(self.trainer, self.loader, hooks, self.display, self.meter)
+            except _NotFinite as found:
+                self._keep_fault(found.fault)
             self._await(writer)
         whole = self.trainer.whole()
         if self.world.is_main and whole:
@@ -295,31 +339,35 @@ class _Session:
             asked.received = signal.Signals(number)  # every rank ends as the one that was asked
         return number > 0
 
-    def _check_finite(self) -> None:
-        fault = self._fault()
-        if fault is None:
-            return
-        state = {**self.trainer.state_dict(), "step": fault.step}
-        if not self.world.is_main:
-            return  # the main rank ends them all
-        epoch, start = divmod(fault.step, self.plan.steps_per_epoch)
-        batch = next(iter(self.loader.epoch(epoch, start)))
-        kept = {"epoch": epoch, "ids": batch.ids, "images": batch.images, "cuts": batch.cuts}
-        with self._failures_said():
-            save_replay(self.folder, fault, batch=kept, state=state)
-        self._set_status("failed")
-        names = ", ".join(str(self.source.keys[i]) for i in batch.ids[:3].tolist())
-        raise InputError(
-            f"{fault} (samples {names}, ...); batch and state are kept: run `barlow replay {self.folder}`, "
-            "or lower --lr, or set --clip"
-        )
+    def _check_finite(self, *, wait: bool = False) -> None:
+        fault = self._fault(wait)
+        if fault is not None:
+            raise _NotFinite(fault)
 
-    def _fault(self) -> Fault | None:
+    def _fault(self, wait: bool) -> Fault | None:
         """The quantities are global: the main rank sees what all have. Sharded ranks look together, every few steps."""
         if not self.trainer.sharded:
-            return self.trainer.watch.poll() if self.world.is_main else None
-        known = self._agree_now(self.trainer.watch.poll() is not None)
+            return self.trainer.watch.poll(wait=wait) if self.world.is_main else None
+        known = wait or self._agree_now(self.trainer.watch.poll() is not None)
         return self.trainer.watch.poll(wait=True) if known else None
+
+    def _keep_fault(self, fault: Fault) -> NoReturn:
+        """Keep the step for `barlow replay`; the reader of batches is free again."""
+        state = {**self.trainer.state_dict(), "step": fault.step}
+        epoch, start = divmod(fault.step, self.plan.steps_per_epoch)
+        with closing(self.loader.epoch(epoch, start)) as batches:
+            batch = next(batches)
+        kept = {"epoch": epoch, "ids": batch.ids, "images": batch.images, "cuts": batch.cuts}
+        names = ", ".join(str(self.source.keys[i]) for i in batch.ids[:3].tolist())
+        advice = "lower --lr, or set --clip"
+        if self.world.is_main:
+            try:
+                save_replay(self.folder, fault, batch=kept, state=state)
+                advice = f"batch and state are kept: run `barlow replay {self.folder}`, or {advice}"
+            except CheckpointError as error:
+                advice = f"batch and state could not be kept ({error}); {advice}"
+            self._set_status("failed")
+        raise InputError(f"{fault} (samples {names}, ...); {advice}")
 
     @contextmanager
     def _one_line(self) -> Iterator[None]:
@@ -354,12 +402,13 @@ class _Session:
 
     def _checkpointing(self, writer: CheckpointWriter) -> Callable[[Meter], None]:
         def checkpoint(meter: Meter) -> None:
+            self._check_finite(wait=True)  # or the state of a step after a fault would be kept as sound
             if not self.world.is_main:
                 if self.trainer.sharded:
                     self.trainer.state_dict()  # gives the main rank this one's parts
                 return
-            self._sync()  # the lines up to this step must be there when the run continues from it
             with self._failures_said():
+                self._sync()  # the lines up to this step must be there when the run continues from it
                 writer.write(self._state(meter), self.trainer.step)
                 self._set_status("running")  # a process that is killed leaves its time
 
@@ -390,6 +439,7 @@ class _Session:
             log({"kind": "validation", "step": self.trainer.step, "epoch": epoch, **record})
             write_json(self.folder / HEALTH, diagnostics)
             self._save_encoder(epoch, whole[0])
+            self.trainer.put_away()
             self._tell(diagnostics["verdict"])
             return record
 
@@ -456,6 +506,8 @@ class _Session:
             f"training   {config.training.epochs} epochs of {plan.steps_per_epoch} steps, batch {batch}, "
             f"{plan.precision} on {plan.device}, seed {config.training.seed}"
         )
+        if config.training.fsdp and plan.world_size == 1:
+            say("warning    --fsdp spreads weights over the processes of torchrun; there is one, which holds them all")
         say(f"memory     {self.room.describe(self.trainer.micro_batch)}")
         if self.trainer.step:
             say(f"resuming   after step {self.trainer.step} of {plan.total_steps}")

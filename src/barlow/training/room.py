@@ -6,14 +6,17 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from barlow.config import PretrainConfig, is_lean
+from barlow.errors import InputError
 from barlow.training.memory import (
     MemoryEstimate,
+    NotEstimated,
     available_bytes,
     choose_micro_batch,
     estimate_memory,
     gib,
     oom_advice,
     usable_bytes,
+    weight_bytes,
 )
 from barlow.training.methods import Method
 from barlow.training.network import TwinNetwork
@@ -24,7 +27,12 @@ Shapes = Sequence[tuple[int, ...]]
 
 
 class Room:
-    """The memory of one step of a run, for its own settings and for others."""
+    """The memory of one step of a run, for its own settings and for others.
+
+    Made when the network is on the device and nothing else of a step is: what the device has for a step is what is free
+    then and what the network has taken. Asked after a step has failed, it would be less: momenta are allocated, and the
+    traceback holds activations.
+    """
 
     def __init__(
         self, config: PretrainConfig, plan: Plan, network: TwinNetwork, method: Method, shapes: Shapes
@@ -34,14 +42,31 @@ class Room:
         chosen = config.objective.method
         mixes, all_views = chosen == "mixed-barlow-twins", chosen == "barlow-twins"
         self.shapes = [*shapes, shapes[0]] if mixes else list(shapes if all_views else shapes[:2])
+        self.available = available_bytes(plan.device) + self._placed()
+        self.usable = usable_bytes(plan.device, self.available)
+
+    def _projector(self) -> nn.Module:
+        """Projector and head, where there is one."""
+        head, projector = self.network.head, self.network.projector
+        return projector if head is None else nn.Sequential(projector, head)
+
+    def _parts(self) -> int:
+        return self.plan.world_size if self.config.training.fsdp else 1
+
+    def _placed(self) -> int:
+        """Bytes of a step that are on the device before the first one."""
+        ema = self.config.model.ema is not None
+        return weight_bytes(self.network.encoder, self._projector(), ema=ema, parts=self._parts()) + self._remembered()
+
+    def _remembered(self) -> int:
+        return sum(tensor.nbytes for tensor in self.memory.state_dict().values())
 
     def estimate(self, *, batch: int | None = None, micro_batch: int | None = None, form: str = "") -> MemoryEstimate:
-        """Bytes of a step on one rank."""
+        """Bytes of a step on one rank. Raises NotEstimated where the encoder does not run without data."""
         batch = batch or self.plan.local_batch
-        head = self.network.head
         found = estimate_memory(
             self.network.encoder,
-            self.network.projector if head is None else nn.Sequential(self.network.projector, head),
+            self._projector(),
             view_shapes=self.shapes,
             batch=batch,
             micro_batch=micro_batch,
@@ -51,11 +76,10 @@ class Room:
             optimizer=self.config.optimizer.optimizer,
             form=form or self.config.objective.form,
             ema=self.config.model.ema is not None,
-            parts=self.plan.world_size if self.config.training.fsdp else 1,
+            parts=self._parts(),
         )
-        remembered = sum(tensor.nbytes for tensor in self.memory.state_dict().values())
         contrasted = self._contrasted(batch)
-        return dataclasses.replace(found, weights=found.weights + remembered, loss=found.loss + contrasted)
+        return dataclasses.replace(found, weights=found.weights + self._remembered(), loss=found.loss + contrasted)
 
     def _contrasted(self, batch: int) -> int:
         """Bytes of the matrices in which the samples of two views are compared: scores, softmax and gradient."""
@@ -67,12 +91,18 @@ class Room:
         return 3 * 4 * (2 * batch) * others
 
     def micro_batch(self) -> int | None:
-        """What `--micro-batch` asks for: a number as it is, `auto` the largest that fits, none when all of it does."""
+        """What `--micro-batch` asks for: a number as it is, `auto` the largest that fits, none when all of it does.
+
+        Raises InputError for `auto` where a step cannot be estimated.
+        """
         asked = self.config.training.micro_batch
         if asked is None or asked != "auto":
             return None if asked is None else int(asked)
         whole = self.plan.local_batch
-        fits = choose_micro_batch(self._needed, whole, usable_bytes(self.plan.device))
+        try:
+            fits = choose_micro_batch(self._needed, whole, self.usable)
+        except NotEstimated as error:
+            raise InputError(f"--micro-batch auto cannot tell what fits ({error}); give a number instead") from error
         return None if fits >= whole else fits
 
     def _needed(self, micro_batch: int) -> int:
@@ -81,19 +111,30 @@ class Room:
     def describe(self, micro_batch: int | None) -> str:
         """One line for the person who starts the run."""
         micro = f", micro-batches of {micro_batch}" if micro_batch else ""
-        return f"about {self.estimate(micro_batch=micro_batch)} of {gib(available_bytes(self.plan.device))}{micro}"
+        try:
+            return f"about {self.estimate(micro_batch=micro_batch)} of {gib(self.available)}{micro}"
+        except NotEstimated as error:
+            return f"not estimated ({error}); the device has {gib(self.available)}{micro}"
 
     def advice(self) -> str:
         """One line after memory ran out: three settings that would fit."""
-        batch = self.plan.local_batch
-        halves = [size for size in (batch // 2, batch // 4, batch // 8, batch // 16) if size >= 2]
-        settings: dict[str, Callable[[], int]] = {}
-        for size in halves:
-            if is_lean(self.config.objective):
-                settings[f"--micro-batch {size}"] = lambda size=size: self._needed(size)  # type: ignore[misc]
-            total = size * self.plan.world_size
-            settings[f"--batch-size {total}"] = lambda size=size: self.estimate(batch=size).total  # type: ignore[misc]
-        return oom_advice(settings, usable_bytes(self.plan.device))
+        try:
+            return oom_advice(self._settings(), self.usable)
+        except NotEstimated:
+            flags = " or ".join(list(self._settings())[:2])
+            return f"out of memory: the device has room for {gib(self.usable)}. Try {flags}."
+
+    def _settings(self) -> dict[str, Callable[[], int]]:
+        """Smaller micro-batches, where the method can, and batches; with the bytes that a step would then need."""
+        batch, settings = self.plan.local_batch, dict[str, Callable[[], int]]()
+        micro = min(batch, self.micro_batch() or batch)  # larger ones than now would not help, whatever they need
+        for share in (2, 4, 8, 16):
+            if micro // share >= 2 and is_lean(self.config.objective):
+                settings[f"--micro-batch {micro // share}"] = lambda n=micro // share: self._needed(n)  # type: ignore[misc]
+            if batch // share >= 2:
+                total = batch // share * self.plan.world_size
+                settings[f"--batch-size {total}"] = lambda n=batch // share: self.estimate(batch=n).total  # type: ignore[misc]
+        return settings
 
 
 def view_shapes(recipe: Recipe, plan: Plan) -> list[tuple[int, ...]]:

@@ -111,8 +111,8 @@ class Trainer:
             return self.network
         copied = copy.deepcopy(self.network)
         whole = copied if self._is_main else copied.to("meta")  # the others only need to know its shapes
+        shard(self.network, self.device)  # moves one block at a time: the whole may not fit
         self.network = self.network.to(self.device)
-        shard(self.network, self.device)
         return whole
 
     def whole(self) -> tuple[Encoder, nn.Module] | None:
@@ -128,6 +128,11 @@ class Trainer:
         self.unsharded = self.unsharded.to(self.device)
         self.unsharded.load_state_dict(state)
         return self.unsharded.encoder, self.unsharded.projector
+
+    def put_away(self) -> None:
+        """Take the whole weights that `whole` made of sharded ones off the device again."""
+        if self.sharded and self._is_main:
+            self.unsharded = self.unsharded.to("cpu")
 
     def _build_maker(self, reference: Tensor | None) -> ViewMaker | SignalViewMaker | TableViewMaker:
         plan = self.plan
@@ -173,13 +178,12 @@ class Trainer:
 
     def views(self, batch: Batch, epoch: int) -> list[Tensor]:
         """The views of a batch, on the training device, channels last."""
-        ids = batch.ids.to(self.device, non_blocking=True)
         if batch.cuts is not None:
             assert isinstance(self.maker, ViewMaker)  # only images are cut where they are decoded
-            views = self.maker.finish([cut.to(self.device, non_blocking=True) for cut in batch.cuts], ids, epoch)
+            views = self.maker.finish([cut.to(self.device, non_blocking=True) for cut in batch.cuts], batch.ids, epoch)
         else:
             assert batch.images is not None  # a batch has one or the other
-            views = self.maker(batch.images.to(self.device, non_blocking=True), ids, epoch)
+            views = self.maker(batch.images.to(self.device, non_blocking=True), batch.ids, epoch)
         return [to_layout(view) for view in views]
 
     def train_step(self, batch: Batch, epoch: int) -> dict[str, Tensor]:

@@ -67,7 +67,7 @@ def blur_matrix(sigma: Tensor, size: int, like: Tensor) -> Tensor:
     t = torch.arange(len(shifts), dtype=torch.float32)
     taps = torch.exp(-0.5 * (t / sigma[:, None]) ** 2) * (t <= radius).float()
     taps /= 2.0 * taps.sum(dim=1, keepdim=True) - taps[:, :1]
-    return (taps.to(like.device, like.dtype) @ shifts.to(like.dtype)).view(-1, size, size)
+    return (taps.to(like.device, like.dtype, non_blocking=True) @ shifts.to(like.dtype)).view(-1, size, size)
 
 
 @lru_cache(maxsize=16)

@@ -16,7 +16,7 @@ _LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601, as torchvision writes it
 
 
 def _per_sample(values: Tensor, x: Tensor) -> Tensor:
-    return values.to(x.device, x.dtype).view(-1, 1, 1, 1)
+    return values.to(x.device, x.dtype, non_blocking=True).view(-1, 1, 1, 1)
 
 
 @lru_cache(maxsize=8)
@@ -69,7 +69,7 @@ def hue_(x: Tensor, shift: Tensor, top: float) -> Tensor:
     chroma = torch.maximum(red, green).maximum(blue).sub_(low)
     hue = (green + blue).sub_(red).sub_(low).div_(chroma.clamp_(min=1e-12)).add_(1.0)
     hue = hue.copysign_(green - blue)
-    torch.add(hue[:, None], _hue_offsets(shift.to(x.device, x.dtype)), out=x)
+    torch.add(hue[:, None], _hue_offsets(shift.to(x.device, x.dtype, non_blocking=True)), out=x)
     # |t| <= 7, where 2 - distance, clipped to [0, 1], is ||t| - 3| clipped to [1, 2], less 1
     x.abs_().sub_(3.0).abs_().clamp_(1, 2)
     return torch.lerp((low - chroma)[:, None], low[:, None], x, out=x)
@@ -83,7 +83,7 @@ _BACKWARD = torch.tensor([[[[0.0]], [[4.0]], [[2.0]]]])
 def _hue_offsets(shift: Tensor) -> Tensor:
     """[B, 3, 1, 1]: six times the shift less the places, of which those are taken for which |hue + offset| <= 7."""
     shift = shift.view(-1, 1, 1, 1)
-    places = torch.where(shift < 0, _BACKWARD.to(shift.device), _FORWARD.to(shift.device))
+    places = torch.where(shift < 0, *(of.to(shift.device, non_blocking=True) for of in (_BACKWARD, _FORWARD)))
     return places.add(shift, alpha=6.0)
 
 
@@ -126,4 +126,4 @@ def posterize_(x: Tensor, bits: int, top: float) -> Tensor:
 
 def scale_channels_(x: Tensor, gains: Tensor, top: float) -> Tensor:
     """Multiply each channel of each sample by its gain [B, C]; a gain of 0 drops the channel."""
-    return x.mul_(gains.to(x.device, x.dtype)[:, :, None, None]).clamp_(0, top)
+    return x.mul_(gains.to(x.device, x.dtype, non_blocking=True)[:, :, None, None]).clamp_(0, top)

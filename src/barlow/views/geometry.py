@@ -128,7 +128,7 @@ def resample(images: Tensor, boxes: Boxes, out: Tensor | None = None) -> Tensor:
     """
     b, c, height, width = images.shape
     size, kind = boxes.size, boxes.interpolation
-    top, left, crop_height, crop_width, mirror, upend, turns = boxes.fields.to(images.device).unbind(1)
+    top, left, crop_height, crop_width, mirror, upend, _ = boxes.fields.to(images.device, non_blocking=True).unbind(1)
     if height == width:  # one call for both axes
         starts, lengths, flips = (
             torch.cat([top, left]),
@@ -144,7 +144,7 @@ def resample(images: Tensor, boxes: Boxes, out: Tensor | None = None) -> Tensor:
     multiply(rows, pixels.view(b, c, height, width), columns, out)
     if images.dtype == torch.uint8:
         out.clamp_(0.0, 255.0)  # bicubic overshoots
-    return turn(out, turns)
+    return turn(out, boxes.fields[:, 6])
 
 
 def multiply(rows: Tensor, x: Tensor, columns: Tensor, out: Tensor) -> Tensor:
@@ -200,9 +200,10 @@ _KERNELS = {"bilinear": (1.0, _triangle), "bicubic": (2.0, _cubic)}  # reach in 
 
 
 def turn(x: Tensor, turns: Tensor) -> Tensor:
-    """Turn each square view [B, C, s, s] counter-clockwise by its number of quarter turns, in place."""
+    """Turn each square view [B, C, s, s] counter-clockwise by its number of quarter turns [B] (CPU), in place."""
     for k in (1, 2, 3):
-        chosen = (turns.to(x.device) == k).nonzero()[:, 0]
+        chosen = (turns == k).nonzero()[:, 0]  # on the CPU: how many there are needs no wait for the device
         if len(chosen):
+            chosen = chosen.to(x.device, non_blocking=True)
             x[chosen] = x[chosen].rot90(k, (2, 3))
     return x

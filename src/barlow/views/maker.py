@@ -209,7 +209,7 @@ class ViewMaker:
 
     def _prepare(self, x: Tensor, source: torch.dtype) -> tuple[float, Tensor, Tensor]:
         """Bring x, in place, to a range [0, top]; returns top and the mean and std of the data in that range."""
-        mean, std = self._mean.to(x.device), self._std.to(x.device)
+        mean, std = (of.to(x.device, non_blocking=True) for of in (self._mean, self._std))
         if source == torch.uint8:
             return 255.0, 255.0 * mean, 255.0 * std
         low, span = _own_range(x)
@@ -373,7 +373,7 @@ def _apply(mask: Tensor, x: Tensor, op: Callable[[Tensor, Tensor], Tensor]) -> N
     elif len(index) == 1:
         op(x[index[0] : index[0] + 1], index)
     elif len(index):
-        on_device = index.to(x.device)
+        on_device = index.to(x.device, non_blocking=True)
         part = scratch("part", (len(index), *x.shape[1:]), x)
         torch.index_select(x, 0, on_device, out=part)
         x.index_copy_(0, on_device, op(part, index))
@@ -382,7 +382,7 @@ def _apply(mask: Tensor, x: Tensor, op: Callable[[Tensor, Tensor], Tensor]) -> N
 def _put(out: Tensor, index: Tensor, x: Tensor) -> None:
     """out[index] = x. Few large rows are copied one by one, which is faster than indexing."""
     if len(index) > 8:
-        out[index.to(out.device)] = x.to(out.dtype)
+        out[index.to(out.device, non_blocking=True)] = x.to(out.dtype)
     else:
         for i, row in zip(index.tolist(), x, strict=True):
             _copy_planar(out[i : i + 1], row[None])
@@ -402,7 +402,7 @@ def _take(cuts: Sequence[Tensor], index: Tensor, x: Tensor) -> Tensor:
     for v, cut in enumerate(cuts):
         rows = (index // batch == v).nonzero()[:, 0]
         if len(rows):
-            _put(x, rows, cut[(index[rows] - v * batch).to(cut.device)])
+            _put(x, rows, cut[(index[rows] - v * batch).to(cut.device, non_blocking=True)])
     return x
 
 
@@ -412,7 +412,7 @@ def _resample(images: Tensor, boxes: Boxes, index: Tensor, x: Tensor) -> Tensor:
         native.resample(images, which, boxes.fields, boxes.interpolation, x)
         return geometry.turn(x, boxes.fields[:, 6])
     chosen = scratch("chosen", (len(index), *images.shape[1:]), images, images.dtype)
-    torch.index_select(images, 0, which.to(images.device), out=chosen)
+    torch.index_select(images, 0, which.to(images.device, non_blocking=True), out=chosen)
     return geometry.resample(chosen, boxes, x)
 
 

@@ -29,7 +29,7 @@ def mix_views(y_a: Tensor, y_b: Tensor, mix: Tensor, permutation: Tensor) -> Ten
 
     `y_b` may hold more samples than `y_a`, of which `permutation` names some: the batches of all ranks, say.
     """
-    weight = mix.to(y_a.device, y_a.dtype)
+    weight = mix.to(y_a.device, y_a.dtype, non_blocking=True)
     if weight.ndim:
         weight = weight.view(-1, *[1] * (y_a.ndim - 1))
-    return torch.lerp(y_b[permutation.to(y_b.device)], y_a, weight)
+    return torch.lerp(y_b[permutation.to(y_b.device, non_blocking=True)], y_a, weight)

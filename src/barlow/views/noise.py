@@ -14,7 +14,7 @@ _TRIES = 10  # as torchvision's RandomErasing, before it leaves the image alone
 def gaussian_noise_(x: Tensor, std: Tensor, stream: Stream, top: float) -> Tensor:
     """Add normal noise of standard deviation std [B] (share of [0, top]) to samples [B, C, H, W], then clamp."""
     field = stream.field("noise", x[0].numel(), x.device).view_as(x)
-    return x.add_(field.mul_(top * std.to(x.device, x.dtype)[:, None, None, None])).clamp_(0, top)
+    return x.add_(field.mul_(top * std.to(x.device, x.dtype, non_blocking=True)[:, None, None, None])).clamp_(0, top)
 
 
 def draw_rectangles(stream: Stream, size: int, scale: tuple[float, float], ratio: tuple[float, float]) -> Tensor:
@@ -34,7 +34,7 @@ def draw_rectangles(stream: Stream, size: int, scale: tuple[float, float], ratio
 
 def erase_(x: Tensor, rectangles: Tensor, value: float = 0.0) -> Tensor:
     """Fill the rectangle [B, 4] (top, left, height, width) of each sample [B, C, H, W]."""
-    top, left, height, width = rectangles.to(x.device)[:, :, None].unbind(1)
+    top, left, height, width = rectangles.to(x.device, non_blocking=True)[:, :, None].unbind(1)
     row, column = (torch.arange(n, device=x.device)[None] for n in x.shape[2:])
     rows = (row >= top) & (row < top + height)
     columns = (column >= left) & (column < left + width)
@@ -49,4 +49,4 @@ def pixel_permutation(height: int, width: int) -> Tensor:
 
 def shuffle_pixels(x: Tensor) -> Tensor:
     """Move the pixels of all samples and channels [B, C, H, W] by `pixel_permutation`."""
-    return x.flatten(2)[:, :, pixel_permutation(*x.shape[2:]).to(x.device)].view_as(x)
+    return x.flatten(2)[:, :, pixel_permutation(*x.shape[2:]).to(x.device, non_blocking=True)].view_as(x)

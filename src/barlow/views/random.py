@@ -101,7 +101,7 @@ class Stream:
 
         One 64-bit word gives two numbers of 24 bits.
         """
-        bits = random_bits(splitmix64(self.keys.to(device) + _key(name)), (n + 1) // 2)
+        bits = random_bits(splitmix64(self.keys.to(device, non_blocking=True) + _key(name)), (n + 1) // 2)
         u, v = (((bits >> shift) & 0xFFFFFF).float().mul_(2.0**-24) for shift in (40, 16))
         if numbers == "normal":
             radius = u.neg_().log1p_().mul_(-2.0).sqrt_()  # 1 - u lies in (0, 1]: the logarithm is finite
