@@ -1,5 +1,6 @@
 """Checkpoints under kills, torn files and full disks."""
 
+import errno
 import os
 import random
 import subprocess
@@ -84,6 +85,22 @@ def test_a_damaged_file_is_named_and_the_one_before_is_used(tmp_path: Path, dama
     path.write_bytes(bytes(content[:length]) + (b"x" if damage == "append" else b""))
     with pytest.warns(UserWarning, match=r"step-000000002\.pt is damaged: .* Falling back"):
         assert same(state(1), load_latest(tmp_path))
+
+
+def test_when_none_can_be_read_that_is_an_error_and_not_a_new_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(state(1), tmp_path, 1, keep=2).write_bytes(b"torn")
+    with pytest.raises(CheckpointError, match=r"step-000000001\.pt is damaged"):
+        load_latest(tmp_path)
+
+    def stale(self: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    save(state(2), tmp_path, 2, keep=2)
+    monkeypatch.setattr(Path, "open", stale)
+    with pytest.raises(OSError, match="Stale"):
+        load_latest(tmp_path)
 
 
 def test_every_truncation_of_the_last_bytes_is_noticed(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ import json
 import os
 import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import barlow
 from barlow.data import open_source
 from barlow.errors import InputError
 from barlow.run import Run, write_json
+from barlow.training.faults import NonFiniteWatch
 from barlow.training.pretrain import pretrain
 from barlow.training.trainer import Trainer
 
@@ -255,6 +258,47 @@ def test_a_loss_that_is_not_finite_stops_the_run_names_the_step_and_can_be_repla
     assert len(told) > 1
 
 
+def test_a_fault_that_the_host_hears_of_late_is_never_saved_as_sound_nor_called_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, where the answer lags: nobody has heard of a fault unless he waits for it."""
+    original = NonFiniteWatch.poll
+    monkeypatch.setattr(NonFiniteWatch, "poll", lambda self, *, wait=False: original(self) if wait else None)
+    settings: dict[str, Any] = {"encoder": "resnet10-narrow", "lr": 1e30, "optimizer": "sgd", "precision": "float32"}
+    with pytest.raises(InputError, match=r"not finite at step \d+ .*; batch and state are kept"):
+        run_tiny(tmp_path, epochs=1, **settings)
+    assert Run(tmp_path).facts["status"] == "failed"
+    assert not list((tmp_path / "checkpoints").glob("*.pt"))
+
+
+def test_checkpoints_that_none_can_read_are_neither_passed_over_nor_deleted(tmp_path: Path) -> None:
+    run = run_tiny(tmp_path, checkpoint_steps=4)
+    files = sorted(run.checkpoints.glob("step-*.pt"))
+    for path in files:
+        path.write_bytes(path.read_bytes()[:100])
+    with (
+        pytest.warns(UserWarning, match="is damaged"),
+        pytest.raises(InputError, match=r"No checkpoint of .* is intact; --overwrite starts anew"),
+    ):
+        run_tiny(tmp_path, checkpoint_steps=4, resume=True)
+    assert sorted(run.checkpoints.glob("step-*.pt")) == files
+    assert run.metrics("epoch")
+
+
+@pytest.mark.slow
+def test_a_folder_that_another_process_writes_is_refused_until_that_process_is_dead(tmp_path: Path) -> None:
+    holding = "import sys, time; from pathlib import Path; from barlow.training.lock import only_writer"
+    code = f"{holding}\nwith only_writer(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match=f"is being written by process {other.pid} on "):
+            run_tiny(tmp_path)
+        other.kill()
+        other.wait()
+    assert run_tiny(tmp_path, epochs=1).facts["status"] == "finished"
+
+
 def test_the_encoder_file_is_the_trained_encoder(tmp_path: Path) -> None:
     run = run_tiny(tmp_path / "run")
     loaded = barlow.load_encoder(run, module=Tiny())
@@ -304,7 +348,10 @@ def test_an_existing_run_is_neither_replaced_nor_resumed_unless_asked(tmp_path: 
     with pytest.raises(InputError, match="cannot resume .* n is 80 now and was 72"):
         run_tiny(tmp_path / "run", blobs(80), epochs=1, resume=True)
     assert run_tiny(tmp_path / "fresh", epochs=1, resume=True).facts["status"] == "finished"
-    assert len(run_tiny(tmp_path / "run", epochs=2, overwrite=True).metrics("epoch")) == 2
+    (tmp_path / "run" / "replay-000000001.pt").touch()
+    again = run_tiny(tmp_path / "run", epochs=2, overwrite=True, holdout=0.0)
+    assert len(again.metrics("epoch")) == 2
+    assert not (tmp_path / "run" / "replay-000000001.pt").exists()
 
 
 def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:

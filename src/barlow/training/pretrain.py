@@ -432,6 +432,7 @@ class _Session:
 
     def _validating(self, log: Callable[[Record], None]) -> Callable[[int], Record]:
         def validate(epoch: int) -> Record:
+            self._check_finite(wait=True)  # weights that are not sound are not worth a measurement
             whole = self.trainer.whole()
             if self.validator is None or whole is None:
                 return {}
