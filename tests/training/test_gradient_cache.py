@@ -7,11 +7,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from barlow.errors import InputError
 from barlow.objectives import BarlowTwinsLoss, MixedBarlowTwinsLoss
-from barlow.training.gradient_cache import cached_backward
+from barlow.training.gradient_cache import cached_backward, part_sizes
 
 
 def network(*extra: nn.Module, width: int = 12) -> nn.Sequential:
@@ -71,7 +73,9 @@ def test_gradients_add_to_those_already_there() -> None:
 
 def micro_batched_reference(module: nn.Module, views: list[Tensor], micro_batch: int) -> Tensor:
     """One graph over all micro-batches in the same order: what two passes must add up to."""
-    z = [torch.cat([module(piece) for piece in torch.split(view, micro_batch)]) for view in views]
+    z = [
+        torch.cat([module(piece) for piece in torch.split(view, part_sizes(len(view), micro_batch))]) for view in views
+    ]
     loss: Tensor = BarlowTwinsLoss()(*z)
     loss.backward()  # type: ignore[no-untyped-call]
     return gradient(module)
@@ -98,6 +102,41 @@ def test_batch_norm_takes_its_statistics_from_micro_batches_and_counts_each_once
     for got, exact in zip(module.buffers(), reference.buffers(), strict=True):
         assert torch.equal(got, exact)
     assert (one_piece(module, views, BarlowTwinsLoss()) - want).norm() > 0.01 * want.norm()  # as documented
+
+
+@pytest.mark.parametrize(
+    ("samples", "micro_batch", "sizes"),
+    [
+        (16, 5, [4, 4, 4, 4]),
+        (25, 4, [4, 4, 4, 4, 3, 3, 3]),
+        (9, 2, [3, 2, 2, 2]),
+        (3, 2, [3]),
+        (7, 1, [1] * 7),
+        (6, 8, [6]),
+    ],
+)
+def test_a_batch_is_cut_into_equal_parts_to_within_one(samples: int, micro_batch: int, sizes: list[int]) -> None:
+    assert part_sizes(samples, micro_batch) == sizes
+
+
+@pytest.mark.parametrize(("samples", "micro_batch"), [(16, 5), (25, 4), (9, 2)])
+def test_no_micro_batch_is_left_with_the_one_sample_that_batch_norm_refuses(samples: int, micro_batch: int) -> None:
+    views = batches(n=samples)
+    reference, module = network(nn.BatchNorm1d(16)), network(nn.BatchNorm1d(16))
+    want = micro_batched_reference(reference, views, micro_batch)
+    cached_backward(module, views, micro_batch, BarlowTwinsLoss().terms)
+    torch.testing.assert_close(gradient(module), want, rtol=1e-5, atol=1e-5)
+
+
+@given(samples=st.integers(1, 300), micro_batch=st.integers(2, 300))
+def test_parts_hold_every_sample_and_exceed_what_was_asked_only_to_save_a_single_one(
+    samples: int, micro_batch: int
+) -> None:
+    sizes = part_sizes(samples, micro_batch)
+    assert sum(sizes) == samples
+    assert max(sizes) - min(sizes) <= 1
+    assert min(sizes) >= min(2, samples)
+    assert max(sizes) <= micro_batch + (micro_batch == 2 and samples % 2)
 
 
 def test_a_function_around_a_module_names_it_and_its_buffers_move_once() -> None:
@@ -172,7 +211,7 @@ RANK = """
 import sys, torch, torch.distributed as dist
 from torch import nn
 from barlow.objectives import BarlowTwinsLoss
-from barlow.training.gradient_cache import cached_backward
+from barlow.training.gradient_cache import cached_backward, part_sizes
 torch.set_num_threads(1)
 rank, store = int(sys.argv[1]), sys.argv[2]
 torch.manual_seed(0)

@@ -1,5 +1,6 @@
 """The estimate of a step's memory: counted by hand, against a real step, and what is advised from it."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -7,10 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
 
+from barlow.models.sync_norm import synchronise_norms
 from barlow.training import memory
 from barlow.training.memory import (
+    MemoryEstimate,
+    NotEstimated,
     available_bytes,
     choose_micro_batch,
     estimate_memory,
@@ -107,6 +112,45 @@ def test_estimating_changes_nothing() -> None:
     assert all(p.grad is None for p in encoder.parameters())
     assert torch.equal(torch.get_rng_state(), rng)
     assert (encoder.training, projector.training) == (False, True)
+
+
+class Branching(nn.Linear):
+    """Asks for a value on its way."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        out = super().forward(input)
+        return out.relu() if out.abs().max() > 0 else out
+
+
+class Numeric(nn.Linear):
+    """Leaves torch on its way."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(torch.from_numpy(input.numpy() * 2))
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"), [(Branching, "depends on the values"), (Numeric, "RuntimeError on tensors")]
+)
+def test_what_does_not_run_without_data_is_not_estimated_and_the_reason_is_said(
+    kind: type[nn.Linear], reason: str
+) -> None:
+    with pytest.raises(NotEstimated, match=reason):
+        estimate_memory(kind(10, 20), nn.Linear(20, 6), view_shapes=[(10,)] * 2, batch=7)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_norms_that_ask_other_ranks_are_counted_with_what_they_hold_and_without_the_ranks(device: str) -> None:
+    """Outside a process group; the activation after the norm leaves what it leaves in timm's own."""
+
+    def estimated(norm: nn.Module) -> MemoryEstimate:
+        encoder = nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.Flatten())
+        return estimate_memory(encoder, nn.Linear(4 * 36, 8), view_shapes=[(3, 8, 8)] * 2, batch=16)
+
+    plain = BatchNormAct2d(4, act_layer=nn.GELU, inplace=False)
+    bare = nn.BatchNorm2d(4)
+    assert estimated(synchronise_norms(copy.deepcopy(plain), device)) == estimated(plain)
+    assert estimated(plain).activations > estimated(bare).activations
 
 
 REAL = """
@@ -214,9 +258,8 @@ def test_the_containers_limit_counts_without_its_page_cache(tmp_path: Path) -> N
     assert sorted(memory._cgroup_bytes(tmp_path, membership)) == [500, 4000]
 
 
-def test_part_of_the_free_memory_is_left_to_the_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "available_bytes", lambda _: 10 * GIB)
-    assert (usable_bytes("cpu"), usable_bytes("cuda:1")) == (7 * GIB, 9 * GIB)
+def test_part_of_the_free_memory_is_left_to_the_allocator() -> None:
+    assert (usable_bytes("cpu", 10 * GIB), usable_bytes("cuda:1", 10 * GIB)) == (7 * GIB, 9 * GIB)
 
 
 def test_the_cpu_has_what_the_tighter_of_machine_and_container_leaves(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from timm.layers import BatchNormAct2d, SyncBatchNormAct, convert_sync_batchnorm
+from timm.layers.norm_act import BatchNormAct2d, SyncBatchNormAct, convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -80,7 +80,7 @@ def synchronise_norms(module: nn.Module, device: str) -> nn.Module:
         return module
     if isinstance(module, _BatchNorm):
         _check_known(module)
-        return convert_sync_batchnorm(module) if cuda else _converted(module)
+        return convert_sync_batchnorm(module) if cuda else _converted(module)  # type: ignore[no-untyped-call]
     for name, child in module.named_children():
         setattr(module, name, synchronise_norms(child, device))
     return module
@@ -97,7 +97,7 @@ def _check_known(norm: _BatchNorm) -> None:
 def _converted(norm: _BatchNorm) -> GlobalBatchNorm:
     settings = (norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
     if isinstance(norm, BatchNormAct2d | SyncBatchNormAct):
-        new: GlobalBatchNorm = GlobalBatchNormAct(norm.drop, norm.act, *settings)
+        new: GlobalBatchNorm = GlobalBatchNormAct(norm.get_submodule("drop"), norm.get_submodule("act"), *settings)
     else:
         new = GlobalBatchNorm(*settings)
     new.weight, new.bias = norm.weight, norm.bias
