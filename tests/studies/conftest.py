@@ -11,16 +11,17 @@ import pytest
 from barlow.config import PretrainConfig, config_to_dict
 from barlow.data import Source, open_source
 from barlow.errors import InputError
+from barlow.models import Encoder, build_encoder
 from barlow.run import Run, write_json
-from barlow.studies import STUDIES, Axis, Claim, Figure, Study, difference
-from barlow.training.plan import environment, make_plan
+from barlow.studies import STUDIES, Axis, Claim, Figure, Study, difference, numeric_axis
+from barlow.training.plan import environment, make_plan, plan_from_dict
 
 TINY = Study(
     name="tiny",
     question="Is more lambda & <more> mixing better?",
     source="Nowhere",
     axes=(
-        Axis("lambd", "lambda", {"0.01": {"lambd": 0.01}, "0.1": {"lambd": 0.1}}, lambda text: {"lambd": float(text)}),
+        numeric_axis("lambd", "lambda", (0.01, 0.1), lambda value: {"lambd": value}),
         Axis("method", "method", {"plain": {}, "mixed": {"method": "mixed-barlow-twins"}}),
     ),
     metrics=("knn", "heldout_loss", "knn_curve"),
@@ -47,10 +48,11 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Study:
 
 
 class FakePretrain:
-    """Leaves the folder of a finished run whose k-NN is known: .5, .1 more with mixing, .01 more per seed."""
+    """Leaves the folder of a finished run whose k-NN is known: .4 untrained, then .5; mixing adds .1, a seed .01."""
 
     def __init__(self) -> None:
         self.ran: list[PretrainConfig] = []
+        self.state: Callable[[PretrainConfig], str] = lambda config: "healthy"
         self.fails: Callable[[PretrainConfig], bool] = lambda config: False
 
     def __call__(self, source: Source, folder: Path, *, config: PretrainConfig, **_: Any) -> Run:
@@ -60,6 +62,7 @@ class FakePretrain:
         write_json(folder / "config.json", config_to_dict(config))
         facts = {**make_plan(config, source).to_dict(), "environment": environment(), "status": "finished"}
         write_json(folder / "run.json", facts)
+        write_json(folder / "health.json", {"verdict": {"state": self.state(config)}})
         knn = 0.5 + 0.1 * (config.objective.method != "barlow-twins") + 0.01 * config.training.seed
         lines = [
             {
@@ -76,8 +79,16 @@ class FakePretrain:
         return Run(folder)
 
 
+def untrained(run: Run) -> Encoder:
+    plan = plan_from_dict(run.facts)
+    encoder = build_encoder("resnet10-narrow", channels=plan.channels, image_size=plan.image_size)
+    encoder.preprocess = plan.preprocess()
+    return encoder.eval()
+
+
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakePretrain:
     pretend = FakePretrain()
     monkeypatch.setattr("barlow.studies.cell.pretrain", pretend)
+    monkeypatch.setattr(Run, "encoder", untrained)
     return pretend

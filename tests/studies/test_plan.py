@@ -1,15 +1,18 @@
 """Cells, their keys, and what --set and --cells make of them."""
 
+import hashlib
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from barlow.config import PretrainConfig, config_from_settings, leaves
+from barlow.config import PretrainConfig, config_from_settings, config_to_dict, leaves
 from barlow.data import Source, open_source
 from barlow.errors import InputError
 from barlow.studies import STUDIES, Study
-from barlow.studies.metrics import METRICS
+from barlow.studies.metrics import METRICS, baselines_of
 from barlow.studies.plan import cell_key, data_identity, make_plan, share_of
 from barlow.studies.settings import parse, split_pairs
 
@@ -92,6 +95,64 @@ def test_an_axis_name_chooses_levels_and_makes_new_ones(source: Source, tiny: St
     assert {cell.config.training.epochs for cell in plan.cells} == {7}
 
 
+def test_numbers_are_put_in_order_and_written_in_one_way(source: Source, tiny: Study) -> None:
+    plan = make_plan(tiny, source, seeds=1, settings={"lambd": "1e3, 0.1,64.0,64,.1,1000", "method": "mixed"})
+    assert list(plan.axes[0].levels) == ["0.1", "64", "1000"]
+    wide = make_plan(STUDIES["overfitting"], source, seeds=1, settings={"width": "4096,1.28e2"})
+    assert list(wide.axes[0].levels) == ["128", "4096"]
+    assert {cell.config.model.projector[-1] for cell in wide.cells} == {128, 4096}
+    linear = make_plan(STUDIES["linearity"], source, seeds=1, settings={"lambd_reg": "16,0.0,1"})
+    assert list(linear.axes[1].levels) == ["0", "1", "16"]
+
+
+@pytest.mark.parametrize("text", ["1.5", "inf", "nan", "-inf", "many", "1e999"])
+@pytest.mark.parametrize(("study", "axis"), [("overfitting", "width"), ("width", "width"), ("batch", "batch_size")])
+def test_widths_and_batches_are_whole_numbers(study: str, axis: str, text: str, source: Source) -> None:
+    with pytest.raises(InputError, match=f"--set {axis}: '{text}' is not a whole number"):
+        make_plan(STUDIES[study], source, settings={axis: text})
+
+
+@pytest.mark.parametrize(
+    ("study", "settings", "message"),
+    [
+        ("augmentations", {"views": "nosuch"}, "Unknown recipe 'nosuch'"),
+        ("augmentations", {"views": "gone.toml"}, "Cannot read the recipe gone.toml"),
+        ("architectures", {"encoder": "nosuchnet"}, "unknown encoder 'nosuchnet'"),
+        ("methods", {"encoder": "nosuchnet"}, "unknown encoder 'nosuchnet'"),
+        ("methods", {"temperature": ".2"}, "--method barlow-twins takes --temperature"),
+        ("methods", {"method": "simclr", "temperature": -1.0}, "--temperature must be more than 0"),
+        ("methods", {"epochs": 1.5}, "training.epochs must be int"),
+    ],
+)
+def test_what_no_cell_could_run_is_refused_before_any_does(
+    study: str, settings: dict[str, Any], message: str, source: Source
+) -> None:
+    with pytest.raises(InputError, match=message):
+        make_plan(STUDIES[study], source, settings=settings)
+
+
+def test_a_setting_may_suit_the_levels_alone(source: Source) -> None:
+    cells = make_plan(STUDIES["methods"], source, settings={"method": "simclr,dino", "temperature": ".2"}).cells
+    assert {cell.config.objective.temperature for cell in cells} == {0.2}
+
+
+def test_a_recipe_file_counts_by_what_it_says(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    config = config_from_settings({"recipe": str(file)})
+    keys = []
+    for text in ('base = "cifar"', 'base = "cifar"\n', 'base = "cifar"\nhue = 0.2'):
+        file.write_text(text)
+        keys.append(cell_key(config, "data"))
+    assert keys[0] == keys[1] != keys[2]
+
+
+@pytest.mark.parametrize("recipe", ["auto", "cifar:crop-only"])
+def test_the_key_of_a_named_recipe_is_that_of_config_and_data_alone(recipe: str) -> None:
+    config = config_from_settings({"recipe": recipe})
+    text = json.dumps([config_to_dict(config), "data"], sort_keys=True)
+    assert cell_key(config, "data") == hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -132,15 +193,15 @@ def test_every_study_plans_names_known_metrics_and_claims_what_its_grid_has(
     plan = make_plan(study, source, seeds=2, budget=budget)
     assert len({cell.key for cell in plan.cells}) > 1
     assert {*study.metrics} >= {claim.metric for claim in study.claims} | {*study.figure.y}
-    assert {*study.metrics} <= {*METRICS}
+    assert {*study.metrics, *baselines_of(study)} <= {*METRICS}
     allowed = {axis.name for axis in study.axes}
     assert {name for name in (study.figure.series, study.figure.panels, study.columns) if name} <= allowed
 
 
 def test_a_batch_larger_than_the_data_is_skipped_with_the_reason(source: Source) -> None:
     cells = make_plan(STUDIES["batch"], source, seeds=1, budget="small").cells
-    assert [cell.levels["batch_size"] for cell in cells if not cell.skipped] == []
-    assert cells[-1].skipped == "batch 4,096 is more than the 45 samples to train on"
+    assert [cell.levels["batch_size"] for cell in cells if not cell.skipped] == ["32"]
+    assert cells[-1].skipped == "batch 256 is more than the 45 samples to train on"
 
 
 def test_chains_of_augmentations_are_those_of_the_datas_own_recipe(source: Source) -> None:

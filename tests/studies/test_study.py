@@ -2,18 +2,24 @@
 
 import signal
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from barlow.cli import main
-from barlow.data import Source
+from barlow.config import PretrainConfig, config_from_settings
+from barlow.data import Source, describe
 from barlow.errors import InputError
 from barlow.run import read_json, write_json
-from barlow.studies import STUDIES, run_study
+from barlow.studies import STUDIES, Figure, Study, run_study
+from barlow.studies.metrics import measured_of
 from barlow.studies.results import summarise
+from barlow.studies.runner import hardware
+from barlow.training.plan import environment, split_indices
 from barlow.training.pretrain import Interrupted
 from barlow.training.trainer import Trainer
 
@@ -42,7 +48,8 @@ def test_a_metric_that_a_finished_cell_lacks_is_measured_without_training(
     outcome = study(source, tmp_path).outcomes[0]
     record = tmp_path / "cells" / outcome.cell.key / "study.json"
     content = read_json(record)
-    del content["measured"]["heldout_loss"]
+    for name in ("heldout_loss", "knn_pixels", "knn_untrained", "health"):
+        del content["measured"][name]
     write_json(record, content)
     assert study(source, tmp_path).outcomes[0].measured == outcome.measured
     assert len(fake.ran) == 8
@@ -94,9 +101,91 @@ def test_the_parquet_file_has_one_row_per_cell_with_settings_seed_and_metrics(
 def test_findings_give_verdict_numbers_command_and_hardware(source: Source, tmp_path: Path, fake: Any) -> None:
     study(source, tmp_path, seeds=3, settings={"lambd": "0.01"})
     page = (tmp_path / "findings.md").read_text()
-    assert "**Confirmed.** Contrast +10.0 points (+10.0 points to +10.0 points), 3 seeds." in page
+    assert "**Confirmed.** Contrast +10.0 points (+7.7 points to +12.3 points), 3 seeds." in page
+    assert "Compared: method mixed, less method plain, over lambd 0.01." in page
     assert "--seeds 3 --budget full --set lambd=0.01" in page
     assert "16 of the 64 samples" in page
+
+
+def test_scores_stand_beside_those_of_the_untrained_network_and_of_pixels(
+    source: Source, tmp_path: Path, fake: Any
+) -> None:
+    results = study(source, tmp_path)
+    expected = [knn_of_pixels(source, seed) for seed in (0, 1)]
+    assert [outcome.measured["knn_pixels"] for outcome in results.outcomes[:2]] == expected
+    assert [outcome.measured["knn_untrained"] for outcome in results.outcomes] == [0.4] * 8
+    summary = summarise([100 * value for value in expected] * 4)
+    line = f"k-NN accuracy (%): untrained network 40.0 ± 0.0, raw pixels {summary.mean:.1f} ± {summary.std:.1f}"
+    assert f"## Baselines\n\nMean ± standard deviation over all finished cells.\n\n- {line}\n" in (
+        (tmp_path / "table.md").read_text()
+    )
+    assert f"- Baselines: {line} (over all finished cells)" in (tmp_path / "findings.md").read_text()
+
+
+def knn_of_pixels(source: Source, seed: int) -> float:
+    """By hand: 20 neighbours by cosine of the standardised pixels, weights exp(similarity / .07)."""
+    run = config_from_settings({"holdout": 0.25, "seed": seed})
+    train, held = split_indices(run, source)
+    about = describe(source, seed=seed)
+    pixels = np.stack([source.read(i).numpy().ravel() for i in range(len(source))]) / 255
+    pixels = (pixels - about.mean[0]) / about.std[0]
+    units = pixels / np.linalg.norm(pixels, axis=1, keepdims=True)
+    labels = np.asarray(source.labels)
+    right = 0
+    for i in held:
+        similar = units[train] @ units[i]
+        nearest = np.argsort(-similar)[:20]
+        votes = np.bincount(labels[train][nearest], np.exp(similar[nearest] / 0.07), minlength=2)
+        right += int(votes.argmax() == labels[i])
+    return right / len(held)
+
+
+def test_cells_that_are_not_healthy_are_listed_by_state(source: Source, tmp_path: Path, fake: Any) -> None:
+    fake.state = lambda config: "collapsed-constant" if config.objective.lambd == 0.1 else "healthy"
+    results = study(source, tmp_path)
+    assert [outcome.measured["health"] for outcome in results.outcomes].count("collapsed-constant") == 4
+    for page in ("table.md", "findings.md"):
+        text = (tmp_path / page).read_text()
+        assert "They count in all means and contrasts." in text
+        assert "- collapsed-constant: lambd 0.1, method plain (seed 0, 1); lambd 0.1, method mixed (seed 0, 1)" in text
+
+
+def test_results_hold_what_another_share_finished_meanwhile(source: Source, tmp_path: Path, fake: Any) -> None:
+    inner = fake.fails
+
+    def other_share_finishes(config: PretrainConfig) -> bool:
+        if len(fake.ran) == 1:
+            study(source, tmp_path, cells="2/2")
+        return bool(inner(config))
+
+    fake.fails = other_share_finishes
+    assert study(source, tmp_path, cells="1/2").complete
+    assert len(fake.ran) == 8
+    assert "Not complete" not in (tmp_path / "findings.md").read_text()
+
+
+def test_hardware_names_every_machine_and_a_processor_for_this_one_alone() -> None:
+    here = {**environment(), "gpus": []}
+    there = {**here, "cores": 999, "threads": 1, "machine": "riscv64"}
+    runs = [{"environment": where, "device": "cpu", "precision": "float32"} for where in (here, there, here)]
+    first, second = hardware(runs).split(". Also: ")
+    assert second == f"riscv64, 999 cores, 1 thread; torch {here['torch']}, float32"
+    assert first.endswith(
+        f"{here['cores']} cores, {here['threads']} thread{'s' * (here['threads'] > 1)}; torch {here['torch']}, float32"
+    )
+    gpu = {"environment": {**there, "gpus": ["H200"]}, "device": "cuda", "precision": "bfloat16"}
+    assert hardware([gpu]).startswith("H200, 999 cores")
+
+
+def test_references_are_drawn_in_figures_of_knn(
+    source: Source, tmp_path: Path, fake: Any, monkeypatch: pytest.MonkeyPatch, tiny: Study
+) -> None:
+    for figure in (Figure("dots", ("knn",), x="method"), Figure("lines", ("knn",), x="lambd")):
+        monkeypatch.setattr("barlow.studies.runner.STUDIES", {"tiny": replace(tiny, figure=figure)})
+        study(source, tmp_path)
+        root = ET.fromstring((tmp_path / "figure.svg").read_text())
+        assert {"untrained network", "raw pixels"} <= {element.text for element in root.iter()}
+        assert len([element for element in root.iter() if element.get("class") == "reference"]) == 2
 
 
 def test_the_figure_is_well_formed_and_escapes_its_text(source: Source, tmp_path: Path, fake: Any) -> None:
@@ -111,8 +200,10 @@ def test_the_figure_is_well_formed_and_escapes_its_text(source: Source, tmp_path
 def test_every_studys_figure_is_drawn_without_and_with_results(
     name: str, source: Source, tmp_path: Path, fake: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured = dict.fromkeys(STUDIES[name].metrics, 0.5) | {
-        m: [(0.0, 0.1), (1.0, 0.2)] for m in STUDIES[name].metrics if m.endswith("curve")
+    measured = {
+        **dict.fromkeys(measured_of(STUDIES[name]), 0.5),
+        **{m: [(0.0, 0.1), (1.0, 0.2)] for m in STUDIES[name].metrics if m.endswith("curve")},
+        "health": "healthy",
     }
     monkeypatch.setattr("barlow.studies.cell.collect", lambda run, source, wanted: {m: measured[m] for m in wanted})
     options: dict[str, Any] = {"budget": "small", "settings": {"batch_size": 16} if name != "batch" else {}}
@@ -120,7 +211,7 @@ def test_every_studys_figure_is_drawn_without_and_with_results(
         run_study(name, source, tmp_path, seeds=1, quiet=True, cells=share, **options)
         drawn = (tmp_path / "figure.svg").read_text()
         ET.fromstring(drawn)
-    assert ("circle" in drawn) == (name != "batch")  # whose batches are all larger than these data
+    assert "circle" in drawn
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:

@@ -1,7 +1,7 @@
 """The papers' experiments as data: grids of runs, tables, figures, and what they say of the papers' claims."""
 
 from barlow.studies.catalogue import STUDIES
-from barlow.studies.claims import Claim, Finding, difference, gain_of, judge, mean_of, trend
+from barlow.studies.claims import Claim, Finding, difference, gain_of, judge, mean_of, steeper, trend
 from barlow.studies.metrics import METRICS, Metric
 from barlow.studies.plan import BUDGETS
 from barlow.studies.results import StudyResults
@@ -25,5 +25,6 @@ __all__ = [
     "mean_of",
     "numeric_axis",
     "run_study",
+    "steeper",
     "trend",
 ]

@@ -1,9 +1,10 @@
 """Findings of the papers, and the rule that says of each whether a study's results bear it out.
 
 A finding is a linear contrast of cell means (a difference, a trend, a difference of differences) with the range that it
-should lie in. The interval of a contrast whose weights sum to zero is Welch's: every cell has its own spread over seeds,
-and the degrees of freedom are Satterthwaite's. That of a mean is the t interval of its values over the seeds, since all
-cells of a seed share its split. No spread is borrowed from other cells, and the verdict is read off the interval alone.
+should lie in. The interval of a contrast whose weights sum to zero is Welch's: every cell has its own spread over
+seeds, and the degrees of freedom are Satterthwaite's. That of a mean is the t interval of its values over the seeds,
+since all cells of a seed share its split. No spread is borrowed from other cells, and the verdict is read off the
+interval alone.
 """
 
 import math

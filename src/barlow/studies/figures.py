@@ -23,6 +23,7 @@ text { font: 12px system-ui, -apple-system, "Segoe UI", "Noto Sans", "DejaVu San
 .title { font-weight: 600; fill: #1c1e21 } .name { fill: #1c1e21 }
 .grid { stroke: #e6e3dc; stroke-width: 1 } .axis { stroke: #8a8d91; stroke-width: 1 }
 .curve { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round }
+.reference { stroke: #8a8d91; stroke-width: 1; stroke-dasharray: 4 4 } .small { font-size: 10px }
 .band { opacity: .16; stroke: none } .whisker { stroke-width: 2; stroke-linecap: round } .seed { opacity: .35 }
 """
 
@@ -46,6 +47,8 @@ class Panel:
     title: str
     y_label: str
     series: Sequence[Series]
+    references: Sequence[tuple[str, float]] = ()
+    """names and values of what the metric is held against, the lowest first"""
 
 
 def draw(results: StudyResults) -> Markup:
@@ -67,8 +70,13 @@ def _panels(results: StudyResults, figure: Figure) -> list[Panel]:
             parts = [f"{figure.panels} {level}"] if level else []
             parts += [METRICS[metric].title] if len(figure.y) > 1 else []
             series = _series_of(results, figure, metric, level)
-            found.append(Panel(", ".join(parts), METRICS[metric].title, series))
+            found.append(Panel(", ".join(parts), METRICS[metric].title, series, _references(results, metric)))
     return found
+
+
+def _references(results: StudyResults, metric: str) -> list[tuple[str, float]]:
+    found = [(name, of.mean * METRICS[metric].scale) for name, of in results.baselines(metric).items()]
+    return sorted(found, key=lambda reference: reference[1])
 
 
 def _axis_levels(results: StudyResults, name: str) -> list[str]:
@@ -144,6 +152,7 @@ def _lines(results: StudyResults, figure: Figure, panels: Sequence[Panel]) -> Ma
         across, up = _scales(panels, limits, box, figure)
         inner = column > 0 and not own_scale
         parts.append(_frame(across, up, box, _x_label(results, figure), panel, inner=inner, own=own_scale))
+        parts += _levels_across(panel, up, box)
         parts += [_curve(series, across, up) for series in panel.series]
     return _svg(top + rows * (height + TOP + BOTTOM) + 2, parts, results.plan.study.question)
 
@@ -163,7 +172,8 @@ def _x_label(results: StudyResults, figure: Figure) -> str:
 
 
 def _limits(panels: Sequence[Panel]) -> tuple[float, float]:
-    ends = [
+    ends = [value for panel in panels for _, value in panel.references]
+    ends += [
         m + side * s
         for p in panels
         for of in p.series
@@ -202,6 +212,28 @@ def _frame(across: Axis, up: Axis, box: _Box, x_label: str, panel: Panel, *, inn
         tag("text", title, class_="title", x=box.left, y=box.top - 12),
         tag("text", x_label, x=box.right, y=box.bottom + 36, text_anchor="end"),
     )
+
+
+def _levels_across(panel: Panel, up: Axis, box: _Box) -> list[Markup]:
+    """The references as dashed lines; the lowest has its name below, the others above."""
+    parts = []
+    for place, (name, value) in enumerate(panel.references):
+        y = up(value)
+        below = place == 0 and len(panel.references) > 1
+        parts.append(tag("line", class_="reference", x1=box.left, x2=box.right, y1=y, y2=y))
+        parts.append(tag("text", name, class_="small", x=box.right, y=y + 11 if below else y - 4, text_anchor="end"))
+    return parts
+
+
+def _levels_down(panel: Panel, across: Axis, box: _Box) -> list[Markup]:
+    """The references as dashed lines with their names under the scale, a line each, inside the panel's width."""
+    parts = []
+    for place, (name, value) in enumerate(panel.references):
+        x, half = across(value), CHARACTER * len(name) / 2
+        at = min(max(x, box.left + half), box.right - half)
+        parts.append(tag("line", class_="reference", x1=x, x2=x, y1=box.top, y2=box.bottom))
+        parts.append(tag("text", name, class_="small", x=at, y=box.bottom + 31 + 11 * place, text_anchor="middle"))
+    return parts
 
 
 def _curve(series: Series, across: Axis, up: Axis) -> Markup:
@@ -256,6 +288,7 @@ def _dots(results: StudyResults, figure: Figure, panels: Sequence[Panel]) -> Mar
         low, high = _limits([panel])
         marks = ticks(min(low, *ends), max(high, *ends), 4 if len(panels) > 1 else 7)
         parts.append(_dot_frame(Axis(marks, box.left, box.right), box, panel))
+        parts += _levels_down(panel, Axis(marks, box.left, box.right), box)
         for row, level in enumerate(present):
             y = box.top + row * (ROW + ROW_PER_DOT * deep)
             if deep > 1 and row > 0:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from barlow.studies.claims import LEVEL, Finding
 from barlow.studies.metrics import METRICS, Metric
-from barlow.studies.results import StudyResults, escape
+from barlow.studies.results import StudyResults, escape, unhealthy_cells
 
 
 def findings_page(results: StudyResults, conditions: Mapping[str, str]) -> str:
@@ -16,11 +16,13 @@ def findings_page(results: StudyResults, conditions: Mapping[str, str]) -> str:
         parts.append(f"**Not complete: {left} of {len(results.outcomes)} cells have no results.**")
     parts.append("\n".join(f"- {name}: {escape(text)}" for name, text in conditions.items()))
     parts.append(
-        f"Intervals: {LEVEL:.0%}, of the contrast over seeds; its standard error is the residual spread of all cells "
-        "(means of cells and seeds taken out), or the contrast's own over the seeds where that is larger. A claim is "
+        f"Intervals: {LEVEL:.0%}, over seeds: Welch's, from the spread of each cell that is compared, with "
+        "Satterthwaite's degrees of freedom; of a mean, Student's, from the spread of the seeds' means. A claim is "
         "confirmed when the whole interval lies where the claim puts it, not confirmed when it lies outside, and else "
         "not resolvable at this budget. The intervals are not corrected for there being several claims."
     )
+    if results.unhealthy():
+        parts += ["## Cells that are not healthy", unhealthy_cells(results)]
     parts += [_section(number, finding) for number, finding in enumerate(results.findings(), 1)]
     return "\n\n".join(parts) + "\n"
 
@@ -31,7 +33,12 @@ def _section(number: int, finding: Finding) -> str:
     asked = [f"above {_figure(metric, claim.above)}"] if claim.above is not None else []
     asked += [f"below {_figure(metric, claim.below)}"] if claim.below is not None else []
     lines.append(f"Measured: {metric.label}; the claim asks for a contrast {' and '.join(asked)}.")
+    lines += [f"{_compared(finding)}."] if finding.compared else []
     return "\n\n".join([*lines, f"The papers: {claim.figures}"])
+
+
+def _compared(finding: Finding) -> str:
+    return f"Compared: {escape(finding.compared)}"
 
 
 def _said(finding: Finding) -> str:
@@ -56,4 +63,11 @@ def _figure(metric: Metric, value: float) -> str:
 
 def verdicts(findings: Sequence[Finding]) -> list[str]:
     """One line per claim, for a terminal."""
-    return [f"{finding.verdict}: {finding.claim.text} {_said(finding)}" for finding in findings]
+    return [" ".join(filter(None, _line(finding))) for finding in findings]
+
+
+def _line(finding: Finding) -> tuple[str, str]:
+    return (
+        f"{finding.verdict}: {finding.claim.text} {_said(finding)}",
+        f"Compared: {finding.compared}." if finding.compared else "",
+    )

@@ -4,16 +4,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
-import torch
 
 from barlow.config import PretrainConfig, config_from_settings, config_to_dict
 from barlow.data import Source, describe
 from barlow.errors import InputError, suggest
-from barlow.models import build_encoder
+from barlow.models.encoders import Architecture, timm_options
 from barlow.studies.settings import apply, choose_levels
 from barlow.studies.study import Axis, Study, grid
 from barlow.training.plan import choose_image_size, choose_recipe, resolve_recipe, split_indices
@@ -69,8 +67,8 @@ def make_plan(
     """The cells of a study on this data.
 
     A cell's settings are, from weak to strong: the budget's, the study's, those of its levels, and `settings` (see
-    `settings.apply`). Raises InputError for an unknown budget or setting, a wrong value, an encoder or a recipe that does
-    not exist, and fewer than one seed.
+    `settings.apply`). Raises InputError for an unknown budget or setting, a wrong value, an encoder or a recipe that
+    does not exist, and fewer than one seed.
     """
     if budget not in BUDGETS:
         raise InputError(f"unknown budget '{budget}'. {suggest(budget, BUDGETS)}")
@@ -99,13 +97,7 @@ def check_names(config: PretrainConfig) -> None:
     if config.views.recipe != "auto":
         resolve_recipe(config.views.recipe)
     if config.model.encoder != "auto":
-        _check_encoder(config.model.encoder)
-
-
-@cache
-def _check_encoder(name: str) -> None:
-    with torch.device("meta"):  # the names alone, without memory for weights
-        build_encoder(name)
+        timm_options(Architecture(config.model.encoder, 3, 224, "standard"))  # knows the names, builds nothing
 
 
 def _thinned(study: Study) -> Study:

@@ -5,7 +5,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ from barlow.studies.cell import Data, Outcome, folder_of, look_up
 from barlow.studies.figures import draw
 from barlow.studies.findings import findings_page, verdicts
 from barlow.studies.launch import launch
-from barlow.studies.metrics import METRICS
+from barlow.studies.metrics import METRICS, measured_of
 from barlow.studies.plan import StudyPlan, make_plan, share_of
-from barlow.studies.results import StudyResults, long_table, markdown, save_parquet
+from barlow.studies.results import StudyResults, baseline_lines, long_table, markdown, save_parquet
 from barlow.studies.study import Study
-from barlow.training.plan import split_indices
+from barlow.training.plan import environment, split_indices
 
 TABLE, FIGURE, FINDINGS, ROWS = "table.md", "figure.svg", "findings.md", "results.parquet"
 
@@ -53,22 +53,23 @@ def run_study(
     study, folder, say = find_study(name), Path(out), _sayer(quiet)
     source = _open(data, settings or {})
     plan = make_plan(study, source, seeds=seeds, settings=settings, budget=budget)
-    chosen = share_of(plan.cells, cells)
-    known = {cell.key: look_up(folder, cell, study.metrics) for cell in plan.cells}
+    chosen, wanted = share_of(plan.cells, cells), measured_of(study)
+    known = {cell.key: look_up(folder, cell, wanted) for cell in plan.cells}
     left = [cell for cell in chosen if known[cell.key].status in ("pending", "failed")]
     _announce(plan, known, len(chosen), len(left), say)
     command = _command(name, source.name, folder, seeds, settings or {}, budget)
     _make_folder(folder)
+    here: dict[str, Outcome] = {}
     started = time.perf_counter()
     try:
-        where = launch(
-            launch_on, folder, left, source if launch_on == "local" else data, study.metrics, launch_with or {}
-        )
+        where = launch(launch_on, folder, left, source if launch_on == "local" else data, wanted, launch_with or {})
         for done, outcome in enumerate(where, 1):
-            known[outcome.cell.key] = outcome
+            here[outcome.cell.key] = outcome
             say(_progress(outcome, done, len(left), time.perf_counter() - started, study))
     finally:
-        results = StudyResults(plan, tuple(known[cell.key] for cell in plan.cells))
+        # Looked up again: other shares may have finished cells meanwhile.
+        found = (here.get(cell.key) or look_up(folder, cell, wanted) for cell in plan.cells)
+        results = StudyResults(plan, tuple(found))
         write_results(results, folder, source, command)
     say(f"results    {folder / TABLE}, {folder / FIGURE}, {folder / FINDINGS}, {folder / ROWS}")
     return results
@@ -145,19 +146,33 @@ def _conditions(results: StudyResults, out: Path, source: Source, command: str) 
     split = (
         f"{len(held):,} of the {len(source):,} samples of {source.name}, held out by every run (drawn from its seed)"
     )
+    beside = "; ".join(line.removeprefix("- ") for line in baseline_lines(results))
+    runs = [Run(folder_of(out, outcome.cell)) for outcome in finished]
     return {
         "Command": f"`{command}`",
         "Scored": f"{split}, after training on {len(train):,}; no test split is read; k-NN: k 20, T .07, cosine",
         "Table": f"mean ± standard deviation over {seeds} seeds",
         "Cells": f"{len(finished)} of {len(results.outcomes)} finished, {sum(o.wall_s for o in finished):.0f} s in all",
-        "Hardware": _hardware(Run(folder_of(out, finished[0].cell))) if finished else "nothing has run",
+        **({"Baselines": f"{beside} (over all finished cells)"} if beside else {}),
+        "Hardware": hardware(run.facts for run in runs) if runs else "nothing has run",
     }
 
 
-def _hardware(run: Run) -> str:
-    found = run.facts["environment"]
-    device = ", ".join(found["gpus"]) if found["gpus"] and run.facts["device"] != "cpu" else _processor()
-    return f"{device}, {found['cores']} cores; torch {found['torch']}, {run.facts['precision']}"
+def hardware(facts: Iterable[Mapping[str, Any]]) -> str:
+    """What runs were made on, each kind once, from their run.json."""
+    here = environment()
+    return ". Also: ".join(dict.fromkeys(_machine(of["environment"], of, here) for of in facts))
+
+
+def _machine(made_on: Mapping[str, Any], facts: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """One machine. Runs do not record the processor's name: it is this one's where platform and cores are."""
+    same = all(made_on.get(name) == here[name] for name in ("platform", "cores"))
+    processor = _processor() if same else made_on.get("machine", "processor not recorded")
+    on_gpu = made_on["gpus"] and facts["device"] != "cpu"
+    parts = [", ".join(made_on["gpus"]) if on_gpu else processor, f"{made_on['cores']} cores"]
+    threads = made_on.get("threads")
+    parts += [f"{threads} thread{'s' * (threads > 1)}"] if threads else []
+    return f"{', '.join(parts)}; torch {made_on['torch']}, {facts['precision']}"
 
 
 def _processor() -> str:
