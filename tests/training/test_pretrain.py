@@ -256,6 +256,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_names_the_step_and_can_be_repla
     told = list(replay(tmp_path / "run"))
     assert "not finite at step" in told[0]
     assert len(told) > 1
+    kept = next((tmp_path / "run").glob("replay-*.pt"))
+    kept.write_bytes(kept.read_bytes()[:50])
+    with pytest.raises(InputError, match=r"replay-\d+\.pt is damaged"):
+        list(replay(tmp_path / "run"))
 
 
 def test_a_fault_that_the_host_hears_of_late_is_never_saved_as_sound_nor_called_finished(

@@ -10,6 +10,7 @@ import torch
 from barlow.data import Batch
 from barlow.errors import InputError
 from barlow.run import Run
+from barlow.training.checkpoint import CheckpointError
 from barlow.training.faults import load_replay, nonfinite_gradients
 from barlow.training.plan import plan_from_dict
 from barlow.training.trainer import Trainer
@@ -18,10 +19,13 @@ from barlow.training.trainer import Trainer
 def replay(run: Run | str | Path) -> Iterator[str]:
     """Lines that tell what the failing step of a run did: terms, parameters with bad gradients, the operation.
 
-    Raises InputError when the run kept no failing step, or its encoder was the caller's own module.
+    Raises InputError when the run kept no failing step or its file is damaged, or its encoder was the caller's own.
     """
     folder = Run(run)
-    kept = load_replay(folder.path)
+    try:
+        kept = load_replay(folder.path)
+    except CheckpointError as error:
+        raise InputError(str(error)) from None
     if kept is None:
         raise InputError(f"{folder.path} kept no failing step: nothing was not finite in it")
     if folder.config.model.encoder == "custom":
