@@ -137,6 +137,7 @@ def test_a_replay_gives_back_the_latest_fault_its_batch_and_its_state(tmp_path: 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")  # said once by torch
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_on_a_gpu_the_fault_is_noticed_without_a_sync_and_the_guard_holds(name: str) -> None:
     torch.manual_seed(0)

@@ -42,6 +42,7 @@ def losses(found: Run) -> np.ndarray:
 
 
 @pytest.mark.skipif(DEVICE != "cuda", reason="only CUDA tells of waits")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")  # said once by torch
 @pytest.mark.parametrize("method", METHODS)
 def test_the_host_never_waits_for_the_gpu_inside_a_step(method: str) -> None:
     config = config_from_settings({**SMALL, "device": DEVICE, "method": method, "ema": 0.9, "clip": 10.0, "epochs": 9})
