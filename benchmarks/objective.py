@@ -4,7 +4,8 @@
     python benchmarks/objective.py --quick          # the two shapes that matter most
     python benchmarks/objective.py --device cuda    # a GPU, embeddings in float32 and bfloat16
 
-The extra `bench` brings its column. Writes objective-<device>.json and .md to the folder of --out.
+The extra `bench` brings its column. Writes objective-<device>.json and .md to the folder of --out after every shape, so
+that a run cut short leaves what it has measured.
 """
 
 import argparse
@@ -211,7 +212,7 @@ def _shown(value: float | None, scale: float, digits: int = 1) -> str:
 
 
 def main() -> None:
-    """Run, print as it goes, and write both files."""
+    """Run, print and write as it goes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--quick", action="store_true", help="two shapes only")
@@ -220,23 +221,33 @@ def main() -> None:
     torch.manual_seed(0)
     shapes = list(QUICK) if options.quick else [(n, d) for n in SAMPLES for d in WIDTHS]
     dtypes = [torch.float32, torch.bfloat16] if options.device == "cuda" else [torch.float32]
-    load, cells = os.getloadavg()[0], []
+    stem = options.out / f"objective-{options.device}{'-quick' if options.quick else ''}"
+    options.out.mkdir(parents=True, exist_ok=True)
+    load, cells = os.getloadavg()[0], list[Cell]()
     for cell in run(shapes, dtypes, options.device):
         print(cell, flush=True)
         cells.append(cell)
-    facts = {
+        if len(cells) % len(contenders()) == 0:
+            write(stem, cells, facts(options.device, load))
+
+
+def facts(device: str, load: float) -> dict[str, str]:
+    """What the figures depend on; `load` is the load average when the run began."""
+    return {
         "command": shlex.join(["python", "benchmarks/objective.py", *sys.argv[1:]]),
-        "hardware": hardware(options.device),
+        "hardware": hardware(device),
         "software": f"torch {torch.__version__}, Python {platform.python_version()}",
         "threads": str(torch.get_num_threads()),
         "seed": "0",
         "load average before and after": f"{load:.1f}, {os.getloadavg()[0]:.1f}",
         "date": datetime.date.today().isoformat(),
     }
-    options.out.mkdir(parents=True, exist_ok=True)
-    stem = options.out / f"objective-{options.device}{'-quick' if options.quick else ''}"
-    stem.with_suffix(".json").write_text(json.dumps({**facts, "cells": [asdict(c) for c in cells]}, indent=1) + "\n")
-    stem.with_suffix(".md").write_text(markdown(cells, facts))
+
+
+def write(stem: Path, cells: list[Cell], known: dict[str, str]) -> None:
+    """Both files, with the cells measured so far."""
+    stem.with_suffix(".json").write_text(json.dumps({**known, "cells": [asdict(c) for c in cells]}, indent=1) + "\n")
+    stem.with_suffix(".md").write_text(markdown(cells, known))
 
 
 if __name__ == "__main__":
