@@ -29,7 +29,7 @@ from barlow.objectives import (
 )
 from barlow.objectives.dino import moved_centre
 
-SHARDS = [(6, 6), (9, 4)]
+SHARDS = [(15, 15), (15, 8)]  # W-MSE cuts these into 3 and 2 sub-batches, one of them with rows of both ranks
 WIDTH = 5
 Embeddings = Sequence[Tensor]
 

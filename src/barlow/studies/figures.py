@@ -16,7 +16,8 @@ WIDTH = 720
 LEFT, RIGHT, TOP, BOTTOM, GAP = 58, 28, 30, 46, 34
 PANEL_HEIGHT = 300
 ROW, ROW_PER_DOT = 14, 13
-CHARACTER = 6.6  # width of one at 12 px, about
+CHARACTER, SMALL_CHARACTER = 6.6, 5.5  # width of one at 12 and at 10 px, about
+CLOSE = 14  # px between lines that leave no room for a name
 COLOURS = ("#1f5f8b", "#c2571a", "#3d7a45", "#7a4c93", "#a98412", "#b03f6c", "#227f83", "#5b626d", "#8b3a2b", "#4d6bc6")
 STYLE = """
 text { font: 12px system-ui, -apple-system, "Segoe UI", "Noto Sans", "DejaVu Sans", sans-serif; fill: #5c6066 }
@@ -215,13 +216,14 @@ def _frame(across: Axis, up: Axis, box: _Box, x_label: str, panel: Panel, *, inn
 
 
 def _levels_across(panel: Panel, up: Axis, box: _Box) -> list[Markup]:
-    """The references as dashed lines; the lowest has its name below, the others above."""
+    """The references as dashed lines with their names above; where two are close, the lower one's name is below."""
+    heights = [up(value) for _, value in panel.references]
+    close = len(heights) > 1 and heights[0] - heights[-1] < CLOSE
     parts = []
-    for place, (name, value) in enumerate(panel.references):
-        y = up(value)
-        below = place == 0 and len(panel.references) > 1
+    for place, ((name, _), y) in enumerate(zip(panel.references, heights, strict=True)):
+        written = y + 11 if close and place == 0 else y - 4
         parts.append(tag("line", class_="reference", x1=box.left, x2=box.right, y1=y, y2=y))
-        parts.append(tag("text", name, class_="small", x=box.right, y=y + 11 if below else y - 4, text_anchor="end"))
+        parts.append(tag("text", name, class_="small", x=box.right, y=written, text_anchor="end"))
     return parts
 
 
@@ -229,7 +231,7 @@ def _levels_down(panel: Panel, across: Axis, box: _Box) -> list[Markup]:
     """The references as dashed lines with their names under the scale, a line each, inside the panel's width."""
     parts = []
     for place, (name, value) in enumerate(panel.references):
-        x, half = across(value), CHARACTER * len(name) / 2
+        x, half = across(value), SMALL_CHARACTER * len(name) / 2
         at = min(max(x, box.left + half), box.right - half)
         parts.append(tag("line", class_="reference", x1=x, x2=x, y1=box.top, y2=box.bottom))
         parts.append(tag("text", name, class_="small", x=at, y=box.bottom + 31 + 11 * place, text_anchor="middle"))

@@ -24,6 +24,7 @@ from barlow.studies.study import Study
 from barlow.training.plan import environment, split_indices
 
 TABLE, FIGURE, FINDINGS, ROWS = "table.md", "figure.svg", "findings.md", "results.parquet"
+BASELINES_LINE = "Baselines"
 
 
 def run_study(
@@ -127,8 +128,9 @@ def _progress(outcome: Outcome, done: int, total: int, elapsed: float, study: St
 def write_results(results: StudyResults, out: Path, source: Source, command: str) -> None:
     """The four files of results, of whatever is finished."""
     conditions = _conditions(results, out, source, command)
+    caption = " ".join(f"{name}: {text}." for name, text in conditions.items() if name != BASELINES_LINE)
     save_parquet(results, out / ROWS)
-    _write(out / TABLE, markdown(results, " ".join(f"{name}: {text}." for name, text in conditions.items())))
+    _write(out / TABLE, markdown(results, caption))  # which has a section for the baselines
     _write(out / FIGURE, draw(results) + "\n")
     _write(out / FINDINGS, findings_page(results, conditions))
 
@@ -153,7 +155,7 @@ def _conditions(results: StudyResults, out: Path, source: Source, command: str) 
         "Scored": f"{split}, after training on {len(train):,}; no test split is read; k-NN: k 20, T .07, cosine",
         "Table": f"mean ± standard deviation over {seeds} seeds",
         "Cells": f"{len(finished)} of {len(results.outcomes)} finished, {sum(o.wall_s for o in finished):.0f} s in all",
-        **({"Baselines": f"{beside} (over all finished cells)"} if beside else {}),
+        **({BASELINES_LINE: f"{beside} (over all finished cells)"} if beside else {}),
         "Hardware": hardware(run.facts for run in runs) if runs else "nothing has run",
     }
 
