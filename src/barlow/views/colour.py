@@ -83,7 +83,8 @@ _BACKWARD = torch.tensor([[[[0.0]], [[4.0]], [[2.0]]]])
 def _hue_offsets(shift: Tensor) -> Tensor:
     """[B, 3, 1, 1]: six times the shift less the places, of which those are taken for which |hue + offset| <= 7."""
     shift = shift.view(-1, 1, 1, 1)
-    places = torch.where(shift < 0, *(of.to(shift.device, non_blocking=True) for of in (_BACKWARD, _FORWARD)))
+    below, above = (of.to(shift.device, non_blocking=True) for of in (_BACKWARD, _FORWARD))
+    places = torch.where(shift < 0, below, above)
     return places.add(shift, alpha=6.0)
 
 
