@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from barlow.config import config_from_settings
-from barlow.data import open_source
+from barlow.data import Loader, open_source
 from barlow.errors import InputError
 from barlow.training import room
 from barlow.training.memory import USABLE_SHARE
@@ -17,6 +17,7 @@ from barlow.training.plan import make_plan
 from barlow.training.pretrain import pretrain
 from barlow.training.room import Room
 from barlow.training.trainer import Trainer
+from barlow.training.validation import Validator
 
 GIB = 2**30
 SMALL: dict[str, Any] = {"encoder": "resnet10-narrow", "projector": (32, 32), "batch_size": 16, "epochs": 1}
@@ -42,7 +43,6 @@ def test_a_step_that_fits_the_empty_device_is_advised_though_the_failed_one_stil
     weights = made(0, monkeypatch).estimate().weights
     free = int((made(0, monkeypatch).estimate(batch=8).total + 1) / USABLE_SHARE["cpu"]) - weights + 1
     assert "--batch-size 8 (" in made(free, monkeypatch).advice()
-    assert "None of the usual settings" in made(0, monkeypatch).advice()
 
 
 def test_auto_takes_the_whole_batch_when_it_fits_beside_the_weights_counted_once(
@@ -75,6 +75,42 @@ def test_a_step_that_runs_out_of_memory_ends_the_run_in_one_line_with_what_would
     assert "Would fit: --micro-batch 8 (about " in text
     assert ", or --batch-size 8 (about " in text
     assert "\n" not in text
+
+
+@pytest.mark.parametrize("settings", [{}, {"resume": True}])
+def test_a_network_that_does_not_fit_is_refused_in_one_line(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if settings:
+        pretrain(images(), tmp_path / "run", quiet=True, **SMALL)
+    monkeypatch.setattr(Trainer, "load_state_dict" if settings else "_place", out_of_memory)
+    with pytest.raises(
+        InputError, match=r"^out of memory: cpu had .* GiB for the network .*; use a smaller encoder .*$"
+    ):
+        pretrain(images(), tmp_path / "run", quiet=True, **SMALL, **settings)
+
+
+def test_the_first_validation_that_runs_out_of_memory_ends_the_run_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Validator, "__call__", out_of_memory)
+    with pytest.raises(InputError, match=r"^out of memory: .* Would fit: --micro-batch 8 .*$"):
+        pretrain(images(), tmp_path / "run", quiet=True, **SMALL)
+
+
+def test_data_that_the_loader_keeps_is_not_counted_as_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened: list[Loader] = []
+
+    def opening(*arguments: Any, **settings: Any) -> Loader:
+        opened.append(Loader(*arguments, **settings))
+        return opened[0]
+
+    monkeypatch.setattr("barlow.training.pretrain.Loader", opening)
+    monkeypatch.setattr(room, "available_bytes", lambda _: (8 if opened else 10) * GIB)
+    pretrain(images(), tmp_path / "run", **SMALL)
+    assert "of 8.0" in " ".join(capsys.readouterr().err.split())
 
 
 class Branching(nn.Module):

@@ -37,7 +37,7 @@ from barlow.training.memory import is_out_of_memory
 from barlow.training.network import deterministic_kernels
 from barlow.training.plan import Plan, choose_device, environment, make_plan, resolve_recipe, split_indices
 from barlow.training.progress import ProgressDisplay
-from barlow.training.room import Room, view_shapes
+from barlow.training.room import Room, placing, view_shapes
 from barlow.training.signals import SignalFlag
 from barlow.training.trackers import MetricsLog, open_trackers
 from barlow.training.trainer import Trainer
@@ -148,12 +148,14 @@ def _begin(
     )
     plan = make_plan(config, source, world_size=world.size, local_rank=world.local_rank)
     check_ranks_agree("the settings or the data", {**plan.to_dict(), **OF_EACH_RANK, "config": config_to_dict(config)})
-    session = _Session(folder, config, plan, source, module, world, quiet=quiet or not world.is_main)
+    with placing(plan.device):
+        session = _Session(folder, config, plan, source, module, world, quiet=quiet or not world.is_main)
     if world.is_main:  # only now: settings that cannot be built must not replace an earlier run
         _prepare_folder(folder, config, plan, held, resume=resume, overwrite=overwrite)
     from_main(None)  # nobody looks into the folder before it is ready
     if resume:
-        session.restore()
+        with placing(plan.device):
+            session.restore()
     return session
 
 
@@ -245,13 +247,13 @@ class _Session:
         train_rows, held_rows = split_indices(config, source)
         reference = _rows(source, train_rows) if plan.kind == "table" else None
         self.trainer = Trainer(config, plan, encoder=module, reference=reference, rank=world.rank)
+        self.loader = self._open_loader(train_rows)  # before the room is measured: it may keep the data on the device
         shapes = view_shapes(resolve_recipe(plan.recipe), plan)
         self.room = Room(config, plan, self.trainer.unsharded, self.trainer.method, shapes)
         self.trainer.micro_batch = self._agreed_micro_batch()
         self.meter = Meter()
         self.told: str | None = None
         self.started, self.earlier_s = time.time(), 0.0
-        self.loader = self._open_loader(train_rows)
         validator = Validator(source, train_rows, held_rows, self.trainer) if len(held_rows) else None
         self.validator = validator if world.is_main else None
         self.resume_step: int | None = None
@@ -306,10 +308,10 @@ class _Session:
                 stop=lambda: self._asked_to_stop(asked),
                 agree=self._agree_now,
             )
-            if hooks.validate and self.trainer.step == 0:
-                hooks.validate(0)
             try:
                 with self._one_line():
+                    if hooks.validate and self.trainer.step == 0:
+                        hooks.validate(0)
                     complete = train(self.trainer, self.loader, hooks, self.display, self.meter)
             except _NotFinite as found:
                 self._keep_fault(found.fault)

@@ -1,7 +1,8 @@
 """Does the run fit? The memory of a step before it is taken, and what would fit when it does not."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from torch import nn
 
@@ -14,6 +15,7 @@ from barlow.training.memory import (
     choose_micro_batch,
     estimate_memory,
     gib,
+    is_out_of_memory,
     oom_advice,
     usable_bytes,
     weight_bytes,
@@ -29,9 +31,9 @@ Shapes = Sequence[tuple[int, ...]]
 class Room:
     """The memory of one step of a run, for its own settings and for others.
 
-    Made when the network is on the device and nothing else of a step is: what the device has for a step is what is free
-    then and what the network has taken. Asked after a step has failed, it would be less: momenta are allocated, and the
-    traceback holds activations.
+    Made when network and data are where they stay and nothing else of a step is: what the device has for a step is what
+    is free then and what the network has taken. Asked after a step has failed, it would be less: momenta are allocated,
+    and the traceback holds activations.
     """
 
     def __init__(
@@ -135,6 +137,21 @@ class Room:
                 total = batch // share * self.plan.world_size
                 settings[f"--batch-size {total}"] = lambda n=batch // share: self.estimate(batch=n).total  # type: ignore[misc]
         return settings
+
+
+@contextmanager
+def placing(device: str) -> Iterator[None]:
+    """A region that puts what a run keeps on the device. Raises InputError where memory runs out in it."""
+    free = available_bytes(device)
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"out of memory: {device} had {gib(free)} for the network and what is kept beside it; use a smaller "
+            "encoder or --projector, or end what else runs there"
+        ) from error
 
 
 def view_shapes(recipe: Recipe, plan: Plan) -> list[tuple[int, ...]]:
