@@ -258,9 +258,9 @@ def _fake(network: nn.ModuleList, device: str) -> tuple[nn.ModuleList, list[Tens
     """The network's structure over fake tensors on `device`, in training mode; the network itself is left alone."""
     fakes = {id(t): _fake_tensor(t, device) for t in (*network.parameters(), *network.buffers())}
     copied: nn.ModuleList = copy.deepcopy(network, dict(fakes)).train()  # the memo puts the fakes in place
-    for module in copied.modules():
-        if isinstance(module, nn.SyncBatchNorm | GlobalBatchNorm):
-            module.__class__ = _LocalNorm
+    norms: list[Any] = [m for m in copied.modules() if isinstance(m, nn.SyncBatchNorm | GlobalBatchNorm)]
+    for norm in norms:
+        norm.__class__ = _LocalNorm
     return copied, list(fakes.values())
 
 
