@@ -105,10 +105,15 @@ class MixedBarlowTwins(Method):
         return [a, b, mixed], lambda z: self.loss.terms(z[0], z[1], z[2], mix, partner)
 
     def _draw(self, batch: int, step: int) -> tuple[Tensor, Tensor]:
+        """Weights and partners of this rank's samples; a partner is a row of what `_partners` returns."""
         total = self.ranks.total if self.ranks else batch
         mix, partner = draw_mix(total, seed=self.seed, step=step, alpha=self.alpha, per_sample=self.per_sample)
-        mine = slice(self.ranks.first, self.ranks.first + batch) if self.ranks else slice(batch)
-        return (mix[mine] if self.per_sample else mix), partner[mine]
+        if self.ranks is None:
+            return mix, partner
+        world = self.ranks.world
+        mine = slice(self.ranks.rank, None, world)  # as the loader deals the global batch out
+        of_rank, row = partner[mine] % world, partner[mine] // world
+        return (mix[mine] if self.per_sample else mix), of_rank * batch + row
 
     def _partners(self, view: Tensor) -> Tensor:
         if self.ranks is None:
