@@ -2,18 +2,23 @@
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+from sklearn.manifold import TSNE
 
-from barlow.demo import COLUMNS, run_demo
-from barlow.evaluation import Result
+from barlow.demo import COLUMNS, PROTOCOLS, run_demo
+from barlow.evaluation import Linear, Result
 
 
 @pytest.mark.slow
 def test_the_demo_measures_both_methods_beside_both_baselines_and_writes_a_page(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    quick = [Linear(c=1.0) if isinstance(protocol, Linear) else protocol for protocol in PROTOCOLS]
+    monkeypatch.setattr("barlow.demo.PROTOCOLS", quick)
+    monkeypatch.setattr("barlow.report.gallery.TSNE", partial(TSNE, max_iter=250))
     results: list[Result] = run_demo(tmp_path, epochs=2, batch_size=256, projector=(64, 64))
     assert len(results) == 2 * len(COLUMNS)
     for result in results:
