@@ -3,13 +3,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-# Threads that wait for one another sleep: the tests run side by side, and spinning ones would take each other's time.
-export OMP_WAIT_POLICY := passive
-
 .PHONY: demo test quick lint types docs clean
 
 demo: $(READY)
 	$(BIN)/barlow demo --out runs/demo --overwrite
+
+# Threads that wait for one another sleep: the tests run side by side, and spinning ones would take each other's time.
+test quick: export OMP_WAIT_POLICY := passive
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2
