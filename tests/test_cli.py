@@ -88,6 +88,7 @@ def test_from_photos_to_an_encoder_in_other_tools(
         assert drawn.width > 200
 
 
+@pytest.mark.slow
 def test_sources_that_pretraining_takes(tmp_path: Path, photos: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (20, 16, 16), dtype=np.uint8)
     np.save(tmp_path / "a.npy", images)
@@ -100,6 +101,7 @@ def test_sources_that_pretraining_takes(tmp_path: Path, photos: Path) -> None:
         assert (Run(out).facts["channels"], Run(out).facts["n"]) == (channels, 20)
 
 
+@pytest.mark.slow
 def test_corrupt_images_are_skipped_and_named_and_too_many_end_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -177,6 +179,7 @@ def test_a_mistake_ends_in_one_line_and_code_2(
     assert any(part in line for part in message.split("|")), line
 
 
+@pytest.mark.slow
 def test_an_image_of_20000_pixels_a_side_is_read_reduced_or_refused_but_never_exhausts_memory(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()

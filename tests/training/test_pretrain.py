@@ -378,6 +378,7 @@ def test_settings_are_written_and_read_back(tmp_path: Path) -> None:
     assert run.facts["n_train"] + run.facts["n_held"] == 72
 
 
+@pytest.mark.slow
 def test_signals_and_tables_go_through_the_same_door(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     time = np.arange(64) / 64
