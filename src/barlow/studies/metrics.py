@@ -15,7 +15,7 @@ from barlow.run import Run
 from barlow.studies.bottleneck import bottleneck_curves
 from barlow.studies.study import Study
 from barlow.training.plan import split_indices
-from barlow.training.validation import BANK, NEIGHBOURS, TEMPERATURE
+from barlow.training.validation import BANK, NEIGHBOURS, TEMPERATURE, drawn
 
 Curve = list[list[float]]  # [epoch, value], as JSON has it
 Measured = dict[str, Any]  # metric -> float, None or Curve; HEALTH -> the state, or None
@@ -175,7 +175,7 @@ def _pixels(run: Run, source: Source, names: set[str]) -> Measured:
     if source.labels is None or len(np.unique(source.labels)) < 2:
         return {}
     train, held = split_indices(run.config, source)
-    bank = np.sort(np.random.default_rng(run.config.training.seed).permutation(train)[:BANK])
+    bank = drawn(train, BANK, run.config.training.seed)
     pixels = raw_pixels(run.encoder())
     known, asked = (extract(pixels, source, rows, device=_device(run)) for rows in (bank, held))
     k = min(NEIGHBOURS, len(bank))

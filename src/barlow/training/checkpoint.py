@@ -15,7 +15,6 @@ import shutil
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -71,14 +70,12 @@ def load_latest(folder: Path) -> State | None:
     would delete what a person may still rescue.
     """
     paths = _newest_first(folder)
-    for path, before in zip_longest(paths, paths[1:]):
+    for path in paths[:-1]:
         try:
             return load(path)
         except CheckpointError as error:
-            if before is None:
-                raise
             warnings.warn(f"{error} Falling back to the one before.", stacklevel=2)
-    return None
+    return load(paths[-1]) if paths else None
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:

@@ -90,7 +90,8 @@ def pretrain(
         with ExitStack() as stack:
             stack.enter_context(ending_together(world))
             asked = stack.enter_context(SignalFlag())
-            stack.enter_context(on_gpu(device))
+            if device.startswith("cuda:"):  # streams and events are those of the current GPU
+                stack.enter_context(torch.cuda.device(device))
             stack.enter_context(generators_given_back(torch.device(device)))
             session = _begin(
                 data, folder, chosen, module, world, stack, resume=resume, overwrite=overwrite, quiet=quiet
@@ -108,16 +109,6 @@ class _NotFinite(Exception):  # noqa: N818  carries the fault out of the loop
     def __init__(self, fault: Fault) -> None:
         super().__init__(str(fault))
         self.fault = fault
-
-
-@contextmanager
-def on_gpu(device: str) -> Iterator[None]:
-    """Have `--device cuda:1` be the current GPU, on which streams and events are looked for, within the block."""
-    if device.startswith("cuda:"):
-        with torch.cuda.device(device):
-            yield
-    else:
-        yield
 
 
 class Interrupted(Exception):  # noqa: N818  a request that was met, not an error

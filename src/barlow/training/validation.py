@@ -35,18 +35,22 @@ SUMMARY = (
 )
 
 
+def drawn(train: Ints, n: int, seed: int) -> Ints:
+    """The first `n` training rows in an order that the seed decides, ascending."""
+    return np.sort(np.random.default_rng(seed).permutation(train)[:n])
+
+
 class Validator:
     """Scores a trainer's encoder on held-out samples; weights, modes and generators stay as they were."""
 
     def __init__(self, source: Source, train: Ints, held: Ints, trainer: Trainer) -> None:
         seed = trainer.config.training.seed
         self.source, self.held, self.n_train = source, held, len(train)
-        shuffled = np.random.default_rng(seed).permutation(train)
-        self.bank = np.sort(shuffled[:BANK])
+        self.bank = drawn(train, BANK, seed)
         pairs = min(PAIRS, len(held), len(train))
         self.skipped: list[tuple[str, str]] = []
         self.held_views, self.pair_ids = self._views(np.sort(held[:pairs]), trainer)
-        self.train_views, _ = self._views(np.sort(shuffled[:pairs]), trainer)
+        self.train_views, _ = self._views(drawn(train, pairs, seed), trainer)
         # One process measures: its loss must not wait for the others.
         alone: Any = dist.new_group([0]) if trainer.plan.world_size > 1 else None
         self.objective = BarlowTwinsLoss(trainer.plan.lambd, group=alone)
