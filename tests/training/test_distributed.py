@@ -188,7 +188,7 @@ def test_the_loss_of_the_rank_that_holds_the_store_ends_all_too() -> None:
 
 
 RESTARTED = """
-import os
+import os, pathlib, sys
 import torch.distributed as dist
 from barlow.training.distributed import any_rank, ending_together, gather, set_up, shut_down
 
@@ -200,7 +200,8 @@ with ending_together(world):
         os._exit(9)
     if attempt == "0":
         any_rank(False)
-    print(f"attempt {attempt} met {gather(world.rank)}", flush=True)
+    # A file each: lines of two processes on one stream may run into each other.
+    pathlib.Path(sys.argv[1], f"{attempt}-{world.rank}.txt").write_text(f"met {gather(world.rank)}")
 shut_down()
 """
 
@@ -210,11 +211,11 @@ def test_ranks_that_torchrun_restarts_meet_again_and_not_the_dead(tmp_path: Path
     """torchrun gives the second attempt the store of the first, with the addresses of its processes."""
     (tmp_path / "restarted.py").write_text(RESTARTED)
     launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
-    done = subprocess.run(
-        [sys.executable, "-m", *launch, str(tmp_path / "restarted.py")], capture_output=True, text=True, timeout=120
-    )
+    command = [sys.executable, "-m", *launch, str(tmp_path / "restarted.py"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["attempt 1 met [0, 1]"] * 2
+    met = {file.name: file.read_text() for file in tmp_path.glob("*.txt")}
+    assert met == {f"1-{rank}.txt": "met [0, 1]" for rank in range(2)}
 
 
 SHARDED = """
