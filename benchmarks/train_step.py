@@ -17,6 +17,7 @@ import argparse
 import datetime
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import shlex
@@ -168,7 +169,7 @@ class Ours:
             found.append(time.perf_counter())
             return len(found) == steps
 
-        hooks = Hooks(_ignore, _ignore, None, lambda: _ignore(self.trainer.watch.poll()), stop)
+        hooks = Hooks(_ignore, _ignore, None, lambda: _ignore(self.trainer.watch.poll()), stop, pause=lambda: math.inf)
         with deterministic_kernels():
             train(self.trainer, self.loader, hooks, self.display, Meter())
         return found

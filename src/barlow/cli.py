@@ -267,15 +267,18 @@ def views(
     print(draw_views(data, out, recipe=recipe, samples=samples, image_size=image_size, seed=seed))
 
 
-def replay(run: RunPath) -> None:
+def replay(run: RunPath, device: str | None = None) -> None:
     """Run the step again that had a NaN or an infinity, to find where.
+
+    The batch of all processes goes through one.
 
     Args:
         run: run folder
+        device: cpu, cuda, ...; by default as the run had it
     """
     from barlow.training.replay import replay as again
 
-    for line in again(run):
+    for line in again(run, device=device):
         print(line)
 
 

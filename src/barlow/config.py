@@ -148,9 +148,9 @@ class OutputConfig:
     validate_every: int | None = None
     """epochs between validations (k-NN, held-out loss, rank); about ten a run"""
     checkpoint_minutes: float = 5.0
-    """minutes between checkpoints; one is also written at the end and on a signal"""
+    """longest time between checkpoints; as often as costs under a fiftieth of the time, at the end, on a signal"""
     checkpoint_steps: int | None = None
-    """steps between checkpoints, instead of minutes"""
+    """steps between checkpoints, instead of by the clock"""
     keep_checkpoints: int = 2
     """checkpoints kept"""
     trackers: tuple[str, ...] = ()

@@ -110,6 +110,21 @@ def test_ranks_share_each_global_batch_without_overlap() -> None:
         assert sorted(i for rank in four for i in rank[step][0]) == sorted(ids)
 
 
+@pytest.mark.parametrize("cache", ["none", "memory", "disk"])
+def test_any_rank_can_read_the_batch_of_all(tmp_path: Path, cache: Any) -> None:
+    source = small_folder(tmp_path, 40, broken=())
+    whole = Loader(source, np.arange(40), 8, cache=cache).epoch(1, start_step=2)
+    expected, of_all = (
+        next(whole),
+        Loader(source, np.arange(40), 4, rank=1, world_size=2, cache=cache).of_all_ranks(1, 2),
+    )
+    whole.close()
+    assert expected.images is not None
+    assert of_all.images is not None
+    assert of_all.ids.tolist() == expected.ids.tolist()
+    assert of_all.images.equal(expected.images)
+
+
 @pytest.mark.parametrize("cache", ["auto", "memory", "disk"])
 def test_decoding_once_gives_the_batches_of_decoding_every_time(tmp_path: Path, cache: Any) -> None:
     source = small_folder(tmp_path, 150, broken=(7,))

@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from barlow.training.checkpoint import (
     checkpoint_steps,
     load,
     load_latest,
+    pause,
     restore_rng,
     save,
 )
@@ -143,6 +145,20 @@ def test_training_does_not_wait_for_the_disk(tmp_path: Path, monkeypatch: pytest
     disk.set()
     writer.wait()
     assert same(state(1), load_latest(tmp_path))
+
+
+def test_checkpoints_come_as_often_as_they_are_cheap() -> None:
+    """Within 10 s and the longest time that was asked for, one takes a fiftieth of the time at most."""
+    assert [pause(took, 300) for took in (0.0, 0.1, 1.0, 5.0, 60.0)] == [10, 10, 50, 250, 300]
+    assert pause(0.0, 2.0) == 2
+
+
+def test_the_writer_knows_how_long_the_last_checkpoint_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda file: time.sleep(0.05))
+    writer = CheckpointWriter(tmp_path)
+    writer.write({"w": torch.ones(2)}, 1)
+    writer.wait()
+    assert 0.1 <= writer.took_s < 10  # the file's bytes and its folder's entry
 
 
 def test_a_failed_background_write_is_told_once_at_the_next_call_and_the_next_write_still_happens(

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 import barlow
-from barlow.data import open_source
+from barlow.data import Batch, open_source
 from barlow.errors import InputError
 from barlow.run import Run, write_json
-from barlow.training.faults import NonFiniteWatch
+from barlow.training.faults import Fault, NonFiniteWatch
 from barlow.training.pretrain import pretrain
 from barlow.training.trainer import Trainer
 
@@ -244,6 +244,15 @@ def test_the_compiled_network_follows_the_same_curve(tmp_path: Path) -> None:
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5 if ours["step"] == 1 else 1e-2)
 
 
+@pytest.mark.slow
+def test_a_compiler_that_is_not_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor import config
+
+    monkeypatch.setattr(config.cpp, "cxx", (None, "no-such-compiler"))
+    with pytest.raises(InputError, match=r"^--compile failed: .*no-such-compiler.*; train without it[^\n]*$"):
+        run_tiny(tmp_path, encoder=nn.Sequential(nn.Flatten(), nn.Linear(256, 4)), compile=True, holdout=0)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_names_the_step_and_can_be_replayed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,6 +269,31 @@ def test_a_loss_that_is_not_finite_stops_the_run_names_the_step_and_can_be_repla
     kept.write_bytes(kept.read_bytes()[:50])
     with pytest.raises(InputError, match=r"replay-\d+\.pt is damaged"):
         list(replay(tmp_path / "run"))
+
+
+def test_a_failing_step_on_table_rows_is_replayed_with_the_rows_that_values_were_drawn_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of the replay is the loss of the run, digit for digit."""
+    from barlow.training.replay import replay
+
+    rows = np.random.default_rng(0).normal(size=(64, 5)).astype(np.float32)
+    monkeypatch.setattr(NonFiniteWatch, "poll", lambda self, *, wait=False: Fault(2, ("loss",)) if wait else None)
+    monkeypatch.setattr(NonFiniteWatch, "update", lambda self, step, values: self.tripped.fill_(float(step >= 2)))
+    seen: list[float] = []
+    original = Trainer.train_step
+
+    def train_step(self: Trainer, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        terms = original(self, batch, epoch)
+        seen.append(float(terms["loss"]))
+        return terms
+
+    monkeypatch.setattr(Trainer, "train_step", train_step)
+    with pytest.raises(InputError, match="loss not finite at step 2"):
+        run_tiny(tmp_path, rows, encoder="mlp", epochs=2, batch_size=16, validate_every=5, holdout=0)
+    told = list(replay(tmp_path, device="cpu"))
+    assert seen[-1] == seen[2]
+    assert told[-1] == "every gradient is finite"
 
 
 def test_a_fault_that_the_host_hears_of_late_is_never_saved_as_sound_nor_called_finished(

@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -97,14 +98,23 @@ class Loader:
                 return
             yield replace(self._on_device(batch), wait_s=time.perf_counter() - began)
 
+    def of_all_ranks(self, epoch: int, step: int) -> Batch:
+        """The global batch of one step, of which each rank gets its part. No epoch may be open."""
+        whole = rank_positions(step, self._batch_size * self._world_size, 0, 1)
+        with closing(self._batches([Planned(epoch, whole, self._order(epoch)[whole])])) as batches:
+            return next(batches)
+
     def _planned(self, epoch: int, start_step: int) -> list[Planned]:
-        groups = None if self._source.groups is None else self._source.groups[self._indices]
-        order = epoch_order(self._indices, seed=self._seed, epoch=epoch, groups=groups)
+        order = self._order(epoch)
         steps = range(start_step, self.steps_per_epoch)
         positions = [rank_positions(step, self._batch_size, self._rank, self._world_size) for step in steps]
         return [Planned(epoch, at, order[at]) for at in positions]
 
-    def _batches(self, plan: list[Planned]) -> Iterator[Batch]:
+    def _order(self, epoch: int) -> IntArray:
+        groups = None if self._source.groups is None else self._source.groups[self._indices]
+        return epoch_order(self._indices, seed=self._seed, epoch=epoch, groups=groups)
+
+    def _batches(self, plan: list[Planned]) -> Generator[Batch]:
         if self._store is not None:
             batches = (self._stored(self._store, planned) for planned in plan)
             return ahead(batches) if self._store.on_disk else batches
@@ -191,7 +201,7 @@ def pinned(batch: Batch) -> Batch:
     return replace(batch, images=images, cuts=cuts)
 
 
-def ahead(batches: Iterator[Batch], depth: int = 2) -> Iterator[Batch]:
+def ahead(batches: Iterator[Batch], depth: int = 2) -> Generator[Batch]:
     """The same batches, up to `depth` of them prepared in a thread while the caller works."""
     with ThreadPoolExecutor(1) as thread:
         waiting = deque(thread.submit(next, batches, None) for _ in range(depth))

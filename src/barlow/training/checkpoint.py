@@ -13,6 +13,7 @@ import random
 import re
 import shutil
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +27,8 @@ State: TypeAlias = dict[str, Any]  # tensors and plain values, nested in dicts, 
 
 _MARK = b"sha256:"
 _COMMENT = len(_MARK) + 64  # bytes of the zip comment: the mark and the hexadecimal digest
+_SHARE = 1 / 50  # of the time, at most, may go into checkpoints on a schedule in minutes
+_SHORTEST_S = 10.0  # between two of these
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -94,24 +97,33 @@ def remove_leftovers(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def pause(took_s: float, longest_s: float) -> float:
+    """Seconds until the next checkpoint when the last one took `took_s`: as few as cost little, at most `longest_s`."""
+    return min(longest_s, max(_SHORTEST_S, took_s / _SHARE))
+
+
 class CheckpointWriter:
     """Writes checkpoints in a background thread; training waits only for a copy of the state in memory.
 
     A failed write does not stop the run: the next `write` or `wait` raises its CheckpointError, once. The new write
     is under way all the same.
+
+    took_s: seconds that the last checkpoint took, from the call to the file on the disk.
     """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
         self.folder, self.keep = folder, keep
+        self.took_s = 0.0
         self._thread: threading.Thread | None = None
         self._error: CheckpointError | None = None
 
     def write(self, state: State, step: int) -> None:
         """Copy `state` now, write it later. Waits for the write before it, so that at most one copy is held."""
+        began = time.monotonic()
         self._join()
         copy, self._error, failed = snapshot(state), None, self._error
         # Not a daemon: an interpreter that ends finishes its last checkpoint first.
-        self._thread = threading.Thread(target=self._save, args=(copy, step), name="checkpoint", daemon=False)
+        self._thread = threading.Thread(target=self._save, args=(copy, step, began), name="checkpoint", daemon=False)
         self._thread.start()
         if failed:
             raise failed
@@ -123,13 +135,14 @@ class CheckpointWriter:
         if failed:
             raise failed
 
-    def _save(self, state: State, step: int) -> None:
+    def _save(self, state: State, step: int, began: float) -> None:
         try:
             save(state, self.folder, step, self.keep)
         except CheckpointError as error:
             self._error = error
         except Exception as error:  # a state that cannot be saved must not die unseen in a thread
             self._error = CheckpointError(f"the checkpoint of step {step} failed: {type(error).__name__}: {error}")
+        self.took_s = time.monotonic() - began
 
     def _join(self) -> None:
         if self._thread is not None:

@@ -112,7 +112,10 @@ def _loss_and_gradients(
     leaves = [z.detach().requires_grad_() for z in embeddings]
     results = terms(*leaves)
     loss = results["loss"] if scaler is None else scaler.scale(results["loss"])
-    return {name: term.detach() for name, term in results.items()}, torch.autograd.grad(loss, leaves)
+    # The backward pass of a product would be cast as well, though the loss kept its own out of autocast's reach.
+    with torch.autocast(device_type=leaves[0].device.type, enabled=False):
+        grads = torch.autograd.grad(loss, leaves)
+    return {name: term.detach() for name, term in results.items()}, grads
 
 
 def _cut(sizes: list[int], *batches: Tensor) -> Iterator[tuple[Tensor, ...]]:

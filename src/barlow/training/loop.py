@@ -108,6 +108,8 @@ class Hooks:
     check: Callable[[], None]
     """raises when a term was not finite"""
     stop: Callable[[], bool]
+    pause: Callable[[], float]
+    """seconds from one checkpoint to the next"""
     agree: Callable[[bool], bool] = lambda due: due
     """whether something that the clock says is due is to be done by all ranks at this step"""
 
@@ -203,7 +205,7 @@ class _Loop:
             return True
         if self.output.checkpoint_steps is not None:
             return self.trainer.step % self.output.checkpoint_steps == 0
-        return self.hooks.agree(time.monotonic() - self.saved_at >= 60 * self.output.checkpoint_minutes)
+        return self.hooks.agree(time.monotonic() - self.saved_at >= self.hooks.pause())
 
     def _save(self) -> None:
         self._flush()

@@ -62,6 +62,11 @@ def guard_convolutions(network: nn.Module) -> None:
             module.__class__ = GuardedConv2d
 
 
+def is_of_compiler(error: BaseException) -> bool:
+    """Whether an exception is of torch.compile itself: no C++ compiler, an operation that it cannot translate, ..."""
+    return any(kind.__module__.startswith(("torch._dynamo", "torch._inductor")) for kind in type(error).__mro__)
+
+
 @contextmanager
 def deterministic_kernels() -> Iterator[None]:
     """Convolutions on NVIDIA GPUs by kernels that give the same bits every time, or resuming would not be exact."""

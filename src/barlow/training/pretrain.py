@@ -1,11 +1,12 @@
 """`barlow.pretrain`: images in, a run folder with a trained encoder out."""
 
 import inspect
+import math
 import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,7 +20,7 @@ from barlow.diagnostics import expected_initial_loss
 from barlow.errors import InputError
 from barlow.models import Encoder, save_encoder
 from barlow.run import CONFIG, FACTS, HEALTH, METRICS, Run, read_json, write_json
-from barlow.training.checkpoint import CheckpointError, CheckpointWriter, generators_given_back, load_latest
+from barlow.training.checkpoint import CheckpointError, CheckpointWriter, generators_given_back, load_latest, pause
 from barlow.training.distributed import (
     World,
     check_ranks_agree,
@@ -34,7 +35,7 @@ from barlow.training.faults import Fault, save_replay
 from barlow.training.lock import LOCK, only_writer
 from barlow.training.loop import Hooks, Meter, Record, train
 from barlow.training.memory import is_out_of_memory
-from barlow.training.network import deterministic_kernels
+from barlow.training.network import deterministic_kernels, is_of_compiler
 from barlow.training.plan import Plan, choose_device, environment, make_plan, resolve_recipe, split_indices
 from barlow.training.progress import ProgressDisplay
 from barlow.training.room import Room, placing, view_shapes
@@ -236,8 +237,8 @@ class _Session:
         self.folder, self.config, self.plan, self.source, self.world = folder, config, plan, source, world
         self.display = ProgressDisplay(total_steps=plan.total_steps, steps_per_epoch=plan.steps_per_epoch, quiet=quiet)
         train_rows, held_rows = split_indices(config, source)
-        reference = _rows(source, train_rows) if plan.kind == "table" else None
-        self.trainer = Trainer(config, plan, encoder=module, reference=reference, rank=world.rank)
+        self.reference = _rows(source, train_rows) if plan.kind == "table" else None
+        self.trainer = Trainer(config, plan, encoder=module, reference=self.reference, rank=world.rank)
         self.loader = self._open_loader(train_rows)  # before the room is measured: it may keep the data on the device
         shapes = view_shapes(resolve_recipe(plan.recipe), plan)
         self.room = Room(config, plan, self.trainer.unsharded, self.trainer.method, shapes)
@@ -248,6 +249,7 @@ class _Session:
         validator = Validator(source, train_rows, held_rows, self.trainer) if len(held_rows) else None
         self.validator = validator if world.is_main else None
         self.resume_step: int | None = None
+        self.gathering_s = 0.0  # that the state of the last checkpoint took to come together
 
     def _agreed_micro_batch(self) -> int | None:
         """The smallest of all ranks': they must go through the network the same number of times."""
@@ -297,6 +299,7 @@ class _Session:
                 validate=self._validating(log) if self._takes_part_in_validation() else None,
                 check=self._check_finite,
                 stop=lambda: self._asked_to_stop(asked),
+                pause=lambda: self._pause(writer),
                 agree=self._agree_now,
             )
             try:
@@ -314,6 +317,11 @@ class _Session:
     def _takes_part_in_validation(self) -> bool:
         """The main rank measures; the others give it their parts of the weights."""
         return self.validator is not None or (self.trainer.sharded and self.plan.n_held > 0)
+
+    def _pause(self, writer: CheckpointWriter) -> float:
+        """Only the process that writes knows how long it takes; the others wait for it."""
+        longest = 60 * self.config.output.checkpoint_minutes
+        return pause(self.gathering_s + writer.took_s, longest) if self.world.is_main else math.inf
 
     def _agree_now(self, due: bool) -> bool:
         """What only the main rank does it decides; where all must take part, they agree every few steps."""
@@ -348,9 +356,9 @@ class _Session:
         """Keep the step for `barlow replay`; the reader of batches is free again."""
         state = {**self.trainer.state_dict(), "step": fault.step}
         epoch, start = divmod(fault.step, self.plan.steps_per_epoch)
-        with closing(self.loader.epoch(epoch, start)) as batches:
-            batch = next(batches)
+        batch = self.loader.of_all_ranks(epoch, start)
         kept = {"epoch": epoch, "ids": batch.ids, "images": batch.images, "cuts": batch.cuts}
+        kept |= {"reference": self.reference, "micro_batch": self.trainer.micro_batch}
         names = ", ".join(str(self.source.keys[i]) for i in batch.ids[:3].tolist())
         advice = "lower --lr, or set --clip"
         if self.world.is_main:
@@ -371,9 +379,12 @@ class _Session:
             first, *rest = str(error).splitlines()
             raise InputError(" ".join([first, *rest[-1:]])) from error
         except Exception as error:
-            if not is_out_of_memory(error):
+            if is_out_of_memory(error):
+                raise InputError(self.room.advice()) from error
+            if not is_of_compiler(error):
                 raise
-            raise InputError(self.room.advice()) from error
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(f"--compile failed: {reason}; train without it, or install what it misses") from error
 
     @contextmanager
     def _logs(self) -> Iterator[Callable[[Record], None]]:
@@ -402,7 +413,10 @@ class _Session:
                 return
             with self._failures_said():
                 self._sync()  # the lines up to this step must be there when the run continues from it
-                writer.write(self._state(meter), self.trainer.step)
+                began = time.monotonic()
+                state = self._state(meter)
+                self.gathering_s = time.monotonic() - began
+                writer.write(state, self.trainer.step)
                 self._set_status("running")  # a process that is killed leaves its time
 
         return checkpoint

@@ -12,14 +12,19 @@ from barlow.errors import InputError
 from barlow.run import Run
 from barlow.training.checkpoint import CheckpointError
 from barlow.training.faults import load_replay, nonfinite_gradients
-from barlow.training.plan import plan_from_dict
+from barlow.training.memory import is_out_of_memory
+from barlow.training.plan import choose_device, plan_from_dict
 from barlow.training.trainer import Trainer
 
 
-def replay(run: Run | str | Path) -> Iterator[str]:
+def replay(run: Run | str | Path, *, device: str | None = None) -> Iterator[str]:
     """Lines that tell what the failing step of a run did: terms, parameters with bad gradients, the operation.
 
-    Raises InputError when the run kept no failing step or its file is damaged, or its encoder was the caller's own.
+    The batch of all ranks goes through one process, on `device`; the run's own when None. Mixing partners that each
+    rank drew from its own samples are then drawn from all.
+
+    Raises InputError when the run kept no failing step or its file is damaged, its encoder was the caller's own, or
+    the device is not there or too small.
     """
     folder = Run(run)
     try:
@@ -32,10 +37,19 @@ def replay(run: Run | str | Path) -> Iterator[str]:
         raise InputError("a run of your own module cannot be replayed from its folder; call train_step yourself")
     fault, batch, state = kept
     yield f"{fault}; {len(batch['ids'])} samples, epoch {batch['epoch'] + 1}"
-    # One process: of several ranks, the main one kept its part of the batch.
-    trainer = Trainer(folder.config, dataclasses.replace(plan_from_dict(folder.facts), world_size=1))
-    trainer.load_state_dict(state)
-    yield from _run_again(trainer, Batch(batch["images"], batch["cuts"], batch["ids"], 0.0), batch["epoch"])
+    plan = plan_from_dict(folder.facts)
+    here = choose_device(device or torch.device(plan.device).type)
+    alone = dataclasses.replace(plan, world_size=1, local_batch=len(batch["ids"]), device=here)
+    try:
+        trainer = Trainer(folder.config, alone, reference=batch["reference"])
+        if batch["micro_batch"]:  # as much at once as on all ranks together
+            trainer.micro_batch = batch["micro_batch"] * plan.world_size
+        trainer.load_state_dict(state)
+        yield from _run_again(trainer, Batch(batch["images"], batch["cuts"], batch["ids"], 0.0), batch["epoch"])
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(f"the batch of {plan.world_size} ranks does not fit {here}; use --device cpu") from error
 
 
 def _run_again(trainer: Trainer, batch: Batch, epoch: int) -> Iterator[str]:
@@ -45,6 +59,8 @@ def _run_again(trainer: Trainer, batch: Batch, epoch: int) -> Iterator[str]:
             with torch.autograd.detect_anomaly(check_nan=True):
                 terms = trainer.train_step(batch, epoch)
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         yield f"anomaly detection: {str(error).splitlines()[0]}"
         return
     yield ", ".join(f"{name} {value.item():.6g}" for name, value in terms.items())
