@@ -76,7 +76,7 @@ class ObjectiveConfig:
     """barlow-twins (arXiv 2103.03230), mixed-barlow-twins (arXiv 2312.02151), or a baseline: simclr, moco-v2, byol,
     simsiam, swav, vicreg, w-mse, dino"""
     lambd: float | None = None
-    """weight of the off-diagonal terms; 1/128 up to D = 2048, .0051 above"""
+    """weight of the off-diagonal terms; 1/128 up to D = 2048, .0051 above, at most batch / (32 D)"""
     lambd_reg: float = 4.0
     """weight of the mixing terms, in units of lambd"""
     mix_alpha: float = 1.0
@@ -276,6 +276,7 @@ LOWEST: dict[str, float] = {
     "channels": 1,
     "holdout": 0,
     "workers": 0,
+    "seed": 0,
     "lambd": 0,
     "lambd_reg": 0,
     "lr": 0,
@@ -289,6 +290,7 @@ LOWEST: dict[str, float] = {
     "checkpoint_steps": 1,
     "keep_checkpoints": 1,
 }
+HIGHEST: dict[str, float] = {"holdout": 0.5, "seed": 2**63 - 1}
 ABOVE_ZERO = ("mix_alpha", "temperature", "clip", "checkpoint_minutes")
 
 
@@ -300,6 +302,8 @@ def _validate(config: PretrainConfig) -> None:
             raise InputError(f"unknown {name} '{value}'. {suggest(value, CHOICES[name])}")
         if name in LOWEST and not value >= LOWEST[name]:
             raise InputError(f"{flag(name)} must be {LOWEST[name]:g} or more, got {value}")
+        if name in HIGHEST and not value <= HIGHEST[name]:
+            raise InputError(f"{flag(name)} must be at most {HIGHEST[name]}, got {value}")
         if name in ABOVE_ZERO and not value > 0:
             raise InputError(f"{flag(name)} must be more than 0, got {value}")
     _validate_shares(config)
@@ -311,8 +315,6 @@ def _validate(config: PretrainConfig) -> None:
 
 
 def _validate_shares(config: PretrainConfig) -> None:
-    if config.data.holdout > 0.5:
-        raise InputError(f"--holdout must be at most .5, got {config.data.holdout}")
     for name, decay in (("ema", config.model.ema), ("target_ema", config.objective.target_ema)):
         if decay is not None and not 0 < decay < 1:
             raise InputError(f"{flag(name)} must lie between 0 and 1, got {decay}")

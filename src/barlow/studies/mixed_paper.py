@@ -4,7 +4,6 @@ from barlow.studies.barlow_paper import HIDDEN
 from barlow.studies.claims import FIRST, LAST, Claim, difference, gain_of, trend
 from barlow.studies.study import Axis, Figure, Study, numeric_axis
 
-LAMBDA = 1 / 128  # of its released small-image models, at every width
 ALONE = "a cell is one process, whose batch is the global one: this is per batch"
 PLAIN, MIXED = {"method": "plain"}, {"method": "mixed"}
 
@@ -22,7 +21,6 @@ OVERFITTING = Study(
     axes=(numeric_axis("width", "width of the embedding", (128, 1024, 2048, 4096), _embedding, whole=True), _METHOD),
     metrics=("knn", "linear", "knn_drop", "loss_gap", "knn_mean", "heldout_loss", "knn_curve"),
     figure=Figure("lines", ("knn_curve",), series="width", panels="method"),
-    settings={"lambd": LAMBDA},
     small={"validate_every": 2},
     columns="method",
     claims=(
@@ -77,7 +75,7 @@ MIXING = Study(
     ),
     metrics=("knn", "knn_mean", "half_way", "mixing_projector", "loss_gap"),
     figure=Figure("lines", ("knn",), x="lambd_reg", series="alpha", panels="weights", log_x=True),
-    settings={"method": "mixed-barlow-twins", "lambd": LAMBDA},
+    settings={"method": "mixed-barlow-twins"},
     left_out=lambda levels: ALONE if levels["weights"] == "global" else None,
     small_levels={"lambd_reg": ("0.25", "1", "4"), "alpha": ("0.2", "1", "4")},
     columns="alpha",
@@ -133,7 +131,6 @@ ARCHITECTURES = Study(
     ),
     metrics=("knn", "5-shot", "knn_drop", "rankme"),
     figure=Figure("dots", ("knn", "5-shot"), x="encoder", series="method"),
-    settings={"lambd": LAMBDA},
     small={"stem": "auto"},
     small_levels={"encoder": ("resnet10-narrow", "test_vit", "test_convnext")},
     columns="method",
@@ -172,7 +169,6 @@ LINEARITY = Study(
     ),
     metrics=("mixing_projector", "mixing_encoder", "knn"),
     figure=Figure("lines", ("mixing_projector", "mixing_encoder"), x="width", series="lambd_reg", log_x=True),
-    settings={"lambd": LAMBDA},
     small_levels={"lambd_reg": ("0", "1", "4")},
     columns="lambd_reg",
     claims=(

@@ -24,6 +24,7 @@ SMALLEST_VIEW = 16  # below this, four stages of stride 2 leave nothing
 LARGE_SIZES = (64, 96, 128, 160, 192, 224)
 MOST_HELD_OUT = 2000  # enough for a k-NN score to +-1%; more would only take images from training
 NARROW = 2048  # up to this width the released Mixed Barlow Twins' 1/128 is used, above it the official .0051
+MOST_NOISE = 1 / 32  # lambda D / N: what N samples leave of correlations that are truly 0, against the diagonal's D
 ENCODERS = {"image": "resnet18", "signal": "resnet1d", "table": "mlp"}
 MOST_WORKERS = 16  # processes per rank; more only take memory
 ADAPTIVE_LR = 0.01  # AdamW, Adam; peak rate for a batch of 256, as the released Mixed Barlow Twins
@@ -170,8 +171,14 @@ def choose_recipe(source: Source, about: Description, channels: int, size: int) 
 
 
 def choose_lambd(config: PretrainConfig) -> float:
-    """1/128 up to D = 2048 as the released Mixed Barlow Twins, above it .0051 as the official code (D = 8192)."""
-    return 1 / 128 if config.model.projector[-1] <= NARROW else 0.0051
+    """1/128 up to D = 2048 as the released Mixed Barlow Twins, above it .0051 as the official code; N / (32 D) at most.
+
+    Uncorrelated features have correlations of variance 1/N in a batch of N: the D (D - 1) of them add lambda D^2 / N
+    to the loss, which no training lowers. The papers keep that to 1/49 (Barlow Twins) and 1/32 (Mixed) of D.
+    """
+    width = config.model.projector[-1]
+    published = 1 / 128 if width <= NARROW else 0.0051
+    return min(published, MOST_NOISE * config.training.batch_size / width)
 
 
 def choose_lr(config: PretrainConfig) -> tuple[float, float]:
@@ -234,7 +241,8 @@ def _check_batch(batch: int, n_train: int, n_held: int, world_size: int) -> None
     if n_train < batch:
         aside = f" ({n_held} more are held out; --holdout 0 uses them)" if n_held else ""
         advice = f"use --batch-size {n_train} or less" if n_train >= 2 else "at least 2 are needed; check the path"
-        raise InputError(f"only {n_train} samples to train on{aside}, fewer than --batch-size {batch}; {advice}")
+        samples = "sample" if n_train == 1 else "samples"
+        raise InputError(f"only {n_train} {samples} to train on{aside}, fewer than --batch-size {batch}; {advice}")
 
 
 def _per_channel(
@@ -244,5 +252,7 @@ def _per_channel(
     if len(values) != channels:
         raise InputError(f"{flag(name)} needs one value for each of {channels} channels, got {len(values)}")
     if name == "std":
+        if given is not None and not all(value > 0 for value in given):
+            raise InputError(f"--std must be more than 0 in every channel, got {list(given)}")
         return tuple(max(value, 1e-3) for value in values)  # a constant channel must not divide by zero
     return values
