@@ -53,6 +53,14 @@ def test_alpha_req_recovers_the_exponent_of_a_power_law(alpha: float) -> None:
     assert alpha_req(x, first=5, last=20) == pytest.approx(alpha, abs=1e-6)
 
 
+@pytest.mark.parametrize("width", [128, 512])
+def test_alpha_req_is_not_bent_by_the_tail_of_a_finite_sample(width: int) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((512, width)) * np.arange(1, width + 1) ** -0.5  # a law of 1, as many samples as a run has
+    assert alpha_req(x) == pytest.approx(1.0, abs=0.15)
+    assert width < 512 or alpha_req(x, first=1, last=width) > 1.8
+
+
 def test_alpha_req_of_one_direction_is_undefined() -> None:
     assert np.isnan(alpha_req(with_spectrum(np.r_[1.0, np.zeros(5)], 30)))
 

@@ -11,6 +11,9 @@ Spectrum = NDArray[np.float64]
 RANKME_EPS = 1e-7
 """Added to every share of the spectrum, as RankMe's equation 2 has it for float32 features."""
 
+FITTED = (11, 100)
+"""Eigenvalues to which alpha-ReQ's power law is fitted: behind the largest, before the tail."""
+
 
 def _rows(x: Floats) -> Spectrum:
     """[N, F] in float64. Raises InputError unless there are two finite rows at least."""
@@ -64,17 +67,22 @@ def effective_rank(x: Floats) -> float:
     return entropy_rank(covariance_eigenvalues(x), 0.0)
 
 
-def alpha_req(x: Floats, *, first: int = 1, last: int | None = None) -> float:
+def alpha_req(x: Floats, *, first: int | None = None, last: int | None = None) -> float:
     """alpha-ReQ (Agrawal et al. 2022): the exponent of the power law eigenvalue_j ~ j^-alpha of the covariance.
 
-    Least squares on logarithms over the eigenvalues numbered `first` to `last`, counted from 1; those at
-    rounding level (below 1e-12 of the largest) are left out. Near 1 is best by its paper; a large alpha means
-    that few directions hold all variance. NaN when fewer than two eigenvalues remain.
+    Least squares on logarithms over the eigenvalues numbered `first` to `last`, counted from 1; without these, 11 to
+    100 (the usual range since Stringer et al. 2019), and of fewer than 200 eigenvalues the same shares. The last half
+    is never fitted: it falls steeply in any finite sample, so that N = F = 512 samples of a law of 1 would read 1.9.
+    Eigenvalues at rounding level (below 1e-12 of the largest) are left out. Near 1 is best by its paper; a
+    large alpha means that few directions hold all variance. NaN when fewer than two eigenvalues remain.
     """
-    values = covariance_eigenvalues(x)[first - 1 : last]
-    kept = values > 1e-12 * max(values.max(initial=0.0), 1e-300)
-    if kept.sum() < 2:
+    values = covariance_eigenvalues(x)
+    count = int((values > 1e-12 * max(values.max(initial=0.0), 1e-300)).sum())
+    share = min(1.0, count / (2 * FITTED[1]))
+    low = max(1, round(FITTED[0] * share)) if first is None else first
+    high = max(low + 1, round(FITTED[1] * share)) if last is None else last
+    kept = values[:count][low - 1 : high]
+    if len(kept) < 2:
         return float("nan")
-    position = np.log(np.arange(first, first + len(values), dtype=np.float64)[kept])
-    slope, _ = np.polyfit(position, np.log(values[kept]), 1)
+    slope, _ = np.polyfit(np.log(np.arange(low, low + len(kept))), np.log(kept), 1)
     return float(-slope)
