@@ -20,6 +20,7 @@ from barlow.evaluation.detection import (
     coco_precision,
     evaluate_detection,
     mirrored,
+    train_detector,
 )
 from barlow.models import Encoder, Preprocess, build_encoder
 
@@ -117,6 +118,67 @@ def test_perfect_detections_score_one_and_shifted_ones_what_their_overlap_allows
     half = coco_precision(results[::2], coco)  # all squares, no disc
     assert half.ap == pytest.approx(0.5)
     assert coco_precision([], coco).ap == 0.0
+
+
+def test_objects_are_numbered_from_one_and_what_files_leave_out_is_filled_in(tmp_path: Path) -> None:
+    pytest.importorskip("pycocotools")
+    file = draw(tmp_path / "a", 2, 2)
+    bare = json.loads(file.read_text())
+    for number, item in enumerate(bare["annotations"]):
+        item["id"] = number  # pycocotools takes a match with object 0 for none
+        del item["area"], item["iscrowd"]
+    file.write_text(json.dumps(bare))
+    coco = read_coco(file)
+    assert [item["area"] for item in coco["annotations"]] == [a["bbox"][2] * a["bbox"][3] for a in bare["annotations"]]
+    results = [{k: a[k] for k in ("image_id", "category_id", "bbox")} | {"score": 0.9} for a in coco["annotations"]]
+    assert coco_precision(results, coco).ap == pytest.approx(1.0)
+    bare["annotations"][1]["category_id"] = 44
+    file.write_text(json.dumps(bare))
+    with pytest.raises(InputError, match="category 44"):
+        read_coco(file)
+    del bare["annotations"][0]["bbox"]
+    file.write_text(json.dumps(bare))
+    with pytest.raises(InputError, match="without image_id"):
+        read_coco(file)
+
+
+def test_images_of_one_name_in_several_folders_are_told_apart_by_path(tmp_path: Path) -> None:
+    for folder, value in (("x", 10), ("y", 200)):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (8, 8), (value,) * 3).save(tmp_path / folder / "1.png")
+    source = open_source(tmp_path, channels=3)
+    item = {"image_id": 5, "category_id": 1, "bbox": [0, 0, 4, 4]}
+    elsewhere = {**item, "image_id": 6}  # of an image that the file does not list
+    coco: Any = {"categories": [{"id": 1, "name": "square"}], "annotations": [item, elsewhere]}
+    coco["images"] = [{"id": 5, "file_name": "y/1.png", "height": 8, "width": 8}]
+    data = Annotated.match(source, coco)
+    assert data.image(0).mean() == pytest.approx(200 / 255)
+    assert data.target(0, masks=False)["boxes"].tolist() == [[0, 0, 4, 4]]
+    coco["images"][0]["file_name"] = "1.png"
+    with pytest.raises(InputError, match="several files"):
+        Annotated.match(source, coco)
+
+
+def test_regions_are_drawn_from_the_seed_and_the_callers_generator_is_left_alone(tmp_path: Path) -> None:
+    class Sampling(nn.Module):
+        """Draws from the global generator, as torchvision's detectors do."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(4))
+
+        def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+            return {"loss": self.weight[torch.randperm(4)[0]]}
+
+    data, found = annotated(tmp_path / "a", draw(tmp_path / "a", 2, 0)), []
+    for before in (1, 2):
+        torch.manual_seed(before)
+        state, model = torch.random.get_rng_state(), Sampling()
+        train_detector(model, data, DetectorTraining(iterations=6, batch_size=1), seed=3, device=torch.device("cpu"))
+        assert torch.equal(torch.random.get_rng_state(), state)
+        found.append(model.weight)
+    assert torch.equal(*found)
+    assert len(set(found[0].tolist())) > 1
 
 
 def test_the_interval_resamples_images(tmp_path: Path) -> None:

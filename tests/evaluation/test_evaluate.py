@@ -6,14 +6,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from barlow.config import PretrainConfig, config_to_dict
-from barlow.data import Source, holdout_split, open_source
-from barlow.data.arrays import from_array
+from barlow.data import CorruptSample, Source, holdout_split, open_source
+from barlow.data.arrays import ArraySource, from_array
 from barlow.errors import InputError
-from barlow.evaluation import KNN, PROTOCOLS, Retrieval, encoder_hash, evaluate, random_init, raw_pixels
+from barlow.evaluation import (
+    KNN,
+    PROTOCOLS,
+    FewShot,
+    Retrieval,
+    Subset,
+    encoder_hash,
+    evaluate,
+    random_init,
+    raw_pixels,
+)
 from barlow.evaluation.evaluate import split_data
+from barlow.evaluation.session import Splits, measure
 from barlow.models import Encoder, Preprocess, build_encoder, save_encoder
 from barlow.run import Run, write_json
 
@@ -121,6 +133,22 @@ def test_data_with_its_own_test_split_is_scored_on_that(tmp_path: Path) -> None:
     assert "the data's own" in result.split
 
 
+def test_a_class_that_one_split_lacks_does_not_shift_the_numbers_of_the_others(tmp_path: Path) -> None:
+    pixels = {"ant": 10, "bee": 60, "cat": 110, "dog": 160}
+    for split, names in {"train": ("ant", "bee", "dog"), "test": ("bee", "cat", "dog")}.items():
+        for name in names:
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(2):
+                Image.fromarray(np.full((8, 8), pixels[name], np.uint8)).save(tmp_path / split / name / f"{i}.png")
+    splits = split_data(tmp_path, channels=1, held_out=0.2, seed=0)
+    assert splits.train.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert splits.test.labels.tolist() == [1, 1, 3, 3, 2, 2]
+    assert splits.test.source.classes == ("ant", "bee", "dog", "cat")
+    (result,) = evaluate(wrapped(Oracle()), tmp_path, (KNN(1),), baselines=(), check_overlap=False)
+    assert result.value == pytest.approx(2 / 3)  # cats cannot be known
+    assert result.details["mean_per_class"] == pytest.approx(2 / 3)
+
+
 def test_images_in_both_splits_are_counted_in_a_warning() -> None:
     source = patterns(40)
     doubled = np.concatenate([torch.stack([source.read(i) for i in range(40)]).numpy()[:, 0]] * 2)
@@ -157,6 +185,31 @@ def test_a_baseline_that_cannot_be_made_is_left_out_and_said_so() -> None:
     (result,) = evaluate(wrapped(Free()), patterns(), (KNN(3),))
     assert set(result.baselines) == {"raw-pixels"}
     assert any("random-init left out" in warning for warning in result.warnings)
+
+
+def test_features_that_are_not_finite_are_refused() -> None:
+    class Diverged(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.full((len(x), 3), float("nan"))
+
+    with pytest.raises(InputError, match="NaN"):
+        evaluate(wrapped(Diverged()), patterns(), (KNN(3),), baselines=())
+
+
+def test_images_that_cannot_be_read_are_counted_in_a_warning() -> None:
+    class Torn(ArraySource):
+        def read(self, i: int) -> Tensor:
+            if i in (3, 4, 5):
+                raise CorruptSample(str(i), "torn")
+            return super().read(i)
+
+    source = patterns(40)
+    source.__class__ = Torn
+    parts = Subset(source, np.arange(4)), Subset(source, np.arange(4, 40))
+    (result,) = measure(wrapped(Oracle()), Splits(*parts, "given"), (KNN(1),), seed=0, baselines=())
+    assert (result.n, result.n_train) == (34, 3)
+    assert "2 of 36 evaluation samples could not be read and are left out" in result.warnings
+    assert "1 of 4 training samples could not be read and are left out" in result.warnings
 
 
 def test_an_encoder_that_drifts_is_an_error() -> None:
@@ -234,6 +287,18 @@ def test_a_runs_results_are_saved_and_say_which_images_pretraining_saw(tmp_path:
     (result,) = evaluate(run, patterns(40, seed=9), (KNN(3),), baselines=(), save=False)
     assert result.warnings == ()
     assert len(run.evaluations()) == 1
+
+
+def test_what_a_later_protocol_stops_on_leaves_the_earlier_results(tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", x=np.zeros((4, 8, 8), np.uint8))
+    run = run_on(tmp_path / "data.npz", tmp_path / "run", n_held=0, n=4)
+    with pytest.raises(InputError, match="500-shot"):
+        evaluate(run, patterns(40), (KNN(3), FewShot(500)), baselines=(), check_overlap=False)
+    (saved,) = run.evaluations()
+    assert (saved["protocol"], saved["settings"]["overlap_checked"]) == ("knn-k3-t0.5", False)
+    (tmp_path / "data.npz").unlink()
+    (result,) = evaluate(run, patterns(40), (KNN(3),), baselines=())
+    assert any("is not known: its data cannot be opened" in warning for warning in result.warnings)
 
 
 def test_on_the_data_of_pretraining_what_was_held_out_then_is_scored(tmp_path: Path) -> None:

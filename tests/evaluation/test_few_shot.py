@@ -47,6 +47,15 @@ def test_perfect_features_need_one_shot_and_random_features_stay_at_chance(metho
     assert found.interval[0] < found.mean < found.interval[1]
 
 
+def test_the_interval_stays_within_what_an_accuracy_can_be() -> None:
+    y = np.tile(np.arange(2), 20)
+    x = np.eye(2, dtype=np.float32)[y]
+    x[:8:2] *= -1  # four samples are far from their class: a draw that takes one errs
+    found = few_shot(x, y, x[8:], y[8:], shots=1, draws=20)
+    assert min(found.accuracies) < 1.0 == max(found.accuracies)
+    assert 0.0 <= found.interval[0] < found.interval[1] == 1.0
+
+
 def test_draws_continue_from_the_seed() -> None:
     rng = np.random.default_rng(2)
     y = np.tile(np.arange(3), 30)

@@ -69,6 +69,13 @@ def test_a_tiny_temperature_is_the_nearest_neighbour_and_does_not_overflow() -> 
     assert (knn_predict(bank, labels, queries, k=80, temperature=1e-6) == one).all()
 
 
+def test_classes_may_have_any_numbers() -> None:
+    bank, queries = gaussian(60, 4, 9), gaussian(2000, 4, 10)  # more queries than are voted on at a time
+    numbers = np.array([-1, 7, 10**12])
+    small = np.arange(60) % 3
+    assert (knn_predict(bank, numbers[small], queries, k=9) == numbers[knn_predict(bank, small, queries, k=9)]).all()
+
+
 def test_perfect_features_score_one_and_constant_features_score_the_first_class() -> None:
     y = np.repeat(np.arange(4), 10)
     perfect = np.eye(4, dtype=np.float32)[y]

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from barlow.errors import InputError
-from barlow.evaluation import average_precision, recall_at
+from barlow.evaluation import average_precision, recall_at, retrieval
 
 
 def test_recall_counts_queries_with_their_class_among_the_first_k() -> None:
@@ -34,6 +34,14 @@ def test_average_precision_equals_scikit_learns() -> None:
     unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (bank, queries)]
     expected = [average_precision_score(bank_y == y, unit[0] @ q) for q, y in zip(unit[1], query_y, strict=True)]
     np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+def test_a_large_bank_is_ranked_for_fewer_queries_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    x, y = rng.standard_normal((30, 4)), rng.integers(3, size=30)
+    whole = average_precision(x, y, x[:7], y[:7])
+    monkeypatch.setattr(retrieval, "RANKED", 60)
+    np.testing.assert_allclose(average_precision(x, y, x[:7], y[:7]), whole)
 
 
 def test_a_query_whose_class_the_bank_lacks_has_no_precision() -> None:

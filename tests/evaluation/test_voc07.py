@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from barlow.errors import InputError
 from barlow.evaluation import evaluate
-from barlow.evaluation.voc07 import eleven_point_ap, mean_ap, voc07
+from barlow.evaluation.voc07 import area_ap, eleven_point_ap, mean_ap, voc07
 from barlow.models import Encoder, Preprocess, build_encoder
 
 
@@ -20,6 +20,18 @@ def test_eleven_point_precision_by_hand() -> None:
     assert found == pytest.approx((6 * 1 + 5 * 2 / 3) / 11)
     assert eleven_point_ap(np.array([True, True, False]), np.array([3.0, 2.0, 1.0])) == 1.0
     assert np.isnan(eleven_point_ap(np.array([False]), np.array([1.0])))
+
+
+def test_the_area_under_the_curve_is_vissls_average_precision() -> None:
+    rng = np.random.default_rng(0)
+    present, scores = rng.random(200) < 0.2, rng.standard_normal(200)
+    ranked = present[np.argsort(-scores)]
+    precision, recall = ranked.cumsum() / np.arange(1, 201), ranked.cumsum() / ranked.sum()
+    steps = np.diff(recall, prepend=0.0)
+    expected = sum(step * precision[i:].max() for i, step in enumerate(steps))  # the envelope, integrated
+    assert area_ap(present, scores) == pytest.approx(expected)
+    assert area_ap(present, scores) != pytest.approx(eleven_point_ap(present, scores), abs=1e-3)
+    assert np.isnan(area_ap(np.array([False]), np.array([1.0])))
 
 
 def test_difficult_samples_of_a_class_do_not_count_for_it() -> None:
@@ -70,6 +82,7 @@ def test_features_that_tell_the_colours_score_one_and_constant_ones_do_not(tmp_p
     assert result.value == pytest.approx(1.0)
     assert (result.metric, result.n, result.n_train) == ("11-point mAP", 40, 40)
     assert set(result.details["per_class"]) == {"red", "green"}
+    assert result.details["mAP, area under the curve"] == pytest.approx(1.0)
     assert "raw-pixels" in result.baselines
 
     class Constant(nn.Module):

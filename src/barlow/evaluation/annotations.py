@@ -31,7 +31,20 @@ def read_coco(path: str | Path) -> Coco:
         raise InputError(f"{path} is not a COCO annotation file: it lacks the tables images and annotations")
     if not coco.get("categories"):
         raise InputError(f"{path} names no categories: there is nothing to detect")
+    for item in coco["annotations"]:  # fields that writers of such files leave out, and pycocotools asks for
+        if not isinstance(item, dict) or not {"image_id", "category_id", "bbox"} <= item.keys():
+            raise InputError(f"{path} has an annotation without image_id, category_id or bbox: {str(item)[:80]}")
+        item.setdefault("iscrowd", 0)
+        item.setdefault("area", item["bbox"][2] * item["bbox"][3])
+    _check_categories(path, coco)
     return coco
+
+
+def _check_categories(path: str | Path, coco: Coco) -> None:
+    known = {category["id"] for category in coco["categories"]}
+    unknown = sorted({item["category_id"] for item in coco["annotations"]} - known)
+    if unknown:
+        raise InputError(f"{path} has objects of category {unknown[0]}, which it does not name")
 
 
 def find_parts(root: str | Path) -> tuple[tuple[Path, Coco], tuple[Path, Coco]]:
@@ -135,13 +148,23 @@ class Annotated:
 
     @classmethod
     def match(cls, source: Source, coco: Coco) -> "Annotated":
-        """Find the images of the tables in the source by file name. Raises InputError when one is not there."""
-        position = {Path(key).name: index for index, key in enumerate(source.keys)}
-        names = [Path(image["file_name"]).name for image in coco["images"]]
-        missing = [name for name in names if name not in position]
+        """Find the images of the tables in the source: by path, else by file name, which must then be the only one.
+
+        Raises InputError when an image is not there, or several files have its name.
+        """
+        whole = {key: index for index, key in enumerate(source.keys)}
+        named: dict[str, list[int]] = {}
+        for index, key in enumerate(source.keys):
+            named.setdefault(Path(key).name, []).append(index)
+        names = [str(image["file_name"]) for image in coco["images"]]
+        found = [[whole[name]] if name in whole else named.get(Path(name).name, []) for name in names]
+        missing = [name for name, rows in zip(names, found, strict=True) if not rows]
         if missing:
             raise InputError(f"{len(missing)} annotated images are not in {source.name}, for instance {missing[0]}")
-        return cls(Subset(source, np.array([position[name] for name in names], dtype=np.int64)), coco)
+        unclear = [name for name, rows in zip(names, found, strict=True) if len(rows) > 1]
+        if unclear:
+            raise InputError(f"{source.name} has several files for the annotated image {unclear[0]}: name its folder")
+        return cls(Subset(source, np.array([rows[0] for rows in found], dtype=np.int64)), coco)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -155,7 +178,8 @@ class Annotated:
     def _objects(self) -> dict[int, list[dict[str, Any]]]:
         found: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in self.coco["images"]}
         for item in self.coco["annotations"]:
-            if not item.get("iscrowd") and min(item["bbox"][2:]) > 0:
+            known = item["image_id"] in found  # as pycocotools, pass over objects of images that are not listed
+            if known and not item.get("iscrowd") and min(item["bbox"][2:]) > 0:
                 found[item["image_id"]].append(item)
         return found
 

@@ -142,8 +142,13 @@ def build_detector(encoder: Encoder, classes: int, how: DetectorTraining, *, see
 def train_detector(
     model: nn.Module, data: Annotated, how: DetectorTraining, *, seed: int, device: torch.device
 ) -> None:
-    """Fine-tune all of `model` by SGD; images and their mirror images, in an order drawn from `seed`."""
-    model.to(device).train()
+    """Fine-tune all of `model` by SGD; images, their mirror images and sampled regions are drawn from `seed`."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)  # torchvision draws the regions that a step is trained on from the global generator
+        _train(model.to(device).train(), data, how, seed=seed, device=device)
+
+
+def _train(model: nn.Module, data: Annotated, how: DetectorTraining, *, seed: int, device: torch.device) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=how.lr, momentum=how.momentum, weight_decay=how.weight_decay)
     for step, (images, targets) in enumerate(_batches(data, how, seed)):
         for group in optimizer.param_groups:
@@ -230,7 +235,9 @@ def coco_precision(results: list[dict[str, Any]], coco: Coco, kind: str = "bbox"
     tools = coco_tools()
     with contextlib.redirect_stdout(io.StringIO()):
         truth = tools.coco.COCO()
-        truth.dataset = {"info": {}, **copy.deepcopy(coco)}
+        # numbered from 1, whatever the file does: pycocotools takes a match with object 0 for none
+        objects = [{**item, "id": number} for number, item in enumerate(copy.deepcopy(coco["annotations"]), 1)]
+        truth.dataset = {"info": {}, **copy.deepcopy(coco), "annotations": objects}
         truth.createIndex()
         evaluation = tools.cocoeval.COCOeval(truth, truth.loadRes(copy.deepcopy(results)), kind)
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]

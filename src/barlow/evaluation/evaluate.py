@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
+import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -107,8 +108,10 @@ def split_data(data: Data, *, channels: int, held_out: float, seed: int, run: Ru
     own = next((name for name in TEST_SPLITS if name in whole.split_names), None)
     fit = next((name for name in TRAIN_SPLITS if name in whole.split_names), None)
     if own is not None and fit is not None and not isinstance(data, Source):  # a source is one split already
-        train, test = (_labelled(everything(open_source(data, split=name, channels=channels))) for name in (fit, own))
-        return Splits(train, test, f"the data's own: fitted on {fit}, scored on {own}")
+        train, test = (open_source(data, split=name, channels=channels) for name in (fit, own))
+        _number_alike(train, test)
+        words = f"the data's own: fitted on {fit}, scored on {own}"
+        return Splits(_labelled(everything(train)), _labelled(everything(test)), words)
     of_run = None if run is None or whole.labels is None else split_of_pretraining(run, whole)
     if run is not None and of_run is not None:
         trained, unseen = (_labelled(part) for part in of_run)
@@ -120,6 +123,19 @@ def split_data(data: Data, *, channels: int, held_out: float, seed: int, run: Ru
     rows = labelled.indices
     words = f"{held_out:.0%} held out of every class, seed {seed}"
     return Splits(Subset(whole, rows[kept]), Subset(whole, rows[held]), words)
+
+
+def _number_alike(train: Source, test: Source) -> None:
+    """Number the classes of `test` as those of `train` are, by name; classes that `train` lacks come after them.
+
+    Each split numbers the classes that it has, so that one folder missing in one of them would shift the others.
+    """
+    if train.classes is None or test.classes is None or test.labels is None or train.classes == test.classes:
+        return
+    classes = (*train.classes, *(name for name in test.classes if name not in train.classes))
+    number = np.array([classes.index(name) for name in test.classes])
+    test.labels = np.where(test.labels >= 0, number[test.labels], test.labels)
+    test.classes = classes
 
 
 def _labelled(part: Subset) -> Subset:

@@ -81,7 +81,7 @@ def few_shot(
 ) -> FewShotScore:
     """Accuracy with `shots` training samples of every class, over `draws` draws seeded seed, seed + 1, ...
 
-    The interval speaks of the draws alone: the test set is the same for all of them.
+    The interval, cut to what an accuracy can be, speaks of the draws alone: the test set is the same for all of them.
     """
     accuracies = []
     for draw in range(draws):
@@ -91,4 +91,5 @@ def few_shot(
         else:
             predicted = knn_predict(train_x[rows], train_y[rows], test_x, k=shots, temperature=SHOT_TEMPERATURE)
         accuracies.append(float((predicted == test_y).mean()))
-    return FewShotScore(tuple(accuracies), float(np.mean(accuracies)), mean_interval(accuracies))
+    low, high = mean_interval(accuracies)
+    return FewShotScore(tuple(accuracies), float(np.mean(accuracies)), (max(low, 0.0), min(high, 1.0)))

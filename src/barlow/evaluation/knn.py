@@ -100,8 +100,12 @@ def knn_predict(
 ) -> Ints:
     """The class of each test row [M] by weighted vote; of classes with equal votes, the lowest number."""
     similarity, rows = nearest(train_x, test_x, k, device=device)
-    votes = knn_votes(similarity, train_y[rows], int(train_y.max()) + 1, temperature)
-    return np.asarray(votes.argmax(axis=1), dtype=np.int64)
+    classes, number = np.unique(train_y, return_inverse=True)
+    chosen = [
+        knn_votes(similarity[part], number[rows[part]], len(classes), temperature).argmax(axis=1)
+        for part in (slice(start, start + QUERY_BLOCK) for start in range(0, len(rows), QUERY_BLOCK))
+    ]
+    return np.asarray(classes[np.concatenate(chosen)], dtype=np.int64)
 
 
 def knn_accuracy(

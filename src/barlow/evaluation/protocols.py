@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from barlow.errors import InputError
+from barlow.evaluation.accuracy import Answers, answers
 from barlow.evaluation.few_shot import DRAWS, RIDGE, SHOT_TEMPERATURE, Method, few_shot
 from barlow.evaluation.intervals import bootstrap_interval
 from barlow.evaluation.knn import TEMPERATURE, K, knn_predict, nearest
@@ -43,7 +44,7 @@ class KNN:
             device=task.device,
         )
         settings = {"k": k, "temperature": self.temperature, "similarity": "cosine", "vote": "exp(similarity / T)"}
-        return _accuracy(task, predicted, settings)
+        return _accuracy(task, Answers(task.test.labels, predicted == task.test.labels), settings)
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,13 @@ class Linear:
     name: ClassVar[str] = "linear"
 
     def score(self, task: Task) -> Score:
-        """Accuracy."""
+        """Accuracy; top-5 and the mean over classes in the details."""
         x, y = task.train.x, task.train.labels
         c = choose_c(x, y, seed=task.seed, device=task.device) if self.c is None else self.c
         probe = fit_linear(x, y, c=c, device=task.device)
         chosen = {"c_grid": list(C_GRID), "c_held_out_share_of_train": HELD_OUT} if self.c is None else {}
         settings = {"c": c, "solver": "L-BFGS", "features": "standardised", **chosen}
-        return _accuracy(task, probe.predict(task.test.x), settings)
+        return _accuracy(task, answers(probe.scores(task.test.x), probe.classes, task.test.labels), settings)
 
 
 @dataclass(frozen=True)
@@ -106,22 +107,26 @@ class Retrieval:
     name: ClassVar[str] = "retrieval"
 
     def score(self, task: Task) -> Score:
-        """Mean average precision; recall at k in the details."""
+        """Mean average precision; recall at k in the details. Both over the queries whose class the gallery has."""
         bank, queries = task.train, task.test
         ks = [k for k in self.ks if k <= len(bank)]
         _, rows = nearest(bank.x, queries.x, max(ks), device=task.device)
-        recall = {f"recall@{k}": float(recall_at(bank.labels, queries.labels, rows, k).mean()) for k in ks}
         precision = average_precision(bank.x, bank.labels, queries.x, queries.labels, device=task.device)
-        known = precision[~np.isnan(precision)]
+        there = ~np.isnan(precision)
+        known = precision[there]
+        if not len(known):
+            raise InputError("no test image has a class of the training split: there is nothing to retrieve")
+        found = {k: recall_at(bank.labels, queries.labels, rows, k)[there] for k in ks}
+        recall = {f"recall@{k}": float(right.mean()) for k, right in found.items()}
         interval = bootstrap_interval(known, seed=task.seed)
         settings = {"similarity": "cosine", "queries": "test", "gallery": "train", "ranking": "whole gallery"}
         return Score("mAP", float(known.mean()), interval, len(known), len(bank), settings, recall)
 
 
-def _accuracy(task: Task, predicted: NDArray[np.int64], settings: dict[str, object]) -> Score:
-    right = predicted == task.test.labels
+def _accuracy(task: Task, found: Answers, settings: dict[str, object]) -> Score:
+    right, labelled = found.right, len(task.train)
     interval = bootstrap_interval(right, seed=task.seed)
-    return Score("accuracy", float(right.mean()), interval, len(right), len(task.train), settings)
+    return Score("accuracy", float(right.mean()), interval, len(right), labelled, settings, found.details)
 
 
 PROTOCOLS: dict[str, tuple[EvaluationProtocol, ...]] = {

@@ -9,7 +9,10 @@ from barlow.errors import InputError
 from barlow.evaluation.knn import Floats, Ints, unit_rows
 
 QUERIES = 256
-"""Queries ranked at a time."""
+"""Queries ranked at a time, ..."""
+
+RANKED = 2**24
+"""... or fewer, so that no more than this many bank rows are ranked at a time: about 1 GB."""
 
 
 def recall_at(bank_y: Ints, query_y: Ints, neighbours: Ints, k: int) -> NDArray[np.float64]:
@@ -29,9 +32,10 @@ def average_precision(
     """
     bank = unit_rows(bank_x, device)
     labels = torch.as_tensor(bank_y, device=device)
+    together = max(1, min(QUERIES, RANKED // max(1, len(bank))))
     parts = []
-    for start in range(0, len(query_x), QUERIES):
-        block = slice(start, start + QUERIES)
+    for start in range(0, len(query_x), together):
+        block = slice(start, start + together)
         order = (unit_rows(query_x[block], device) @ bank.T).argsort(dim=1, descending=True, stable=True)
         parts.append(_precision(labels[order] == torch.as_tensor(query_y[block], device=device)[:, None]))
     return np.asarray(torch.cat(parts).cpu().numpy())

@@ -62,12 +62,12 @@ class SemiSupervised:
 
     def score(self, task: Task) -> Score:
         """Mean accuracy; the interval resamples test images, each with its share of right answers over the repeats."""
-        y, right, labelled = task.train_set.labels, [], 0
+        y, found, labelled = task.train_set.labels, [], 0
         for seed in range(task.seed, task.seed + self.repeats):
             rows = label_rows(y, fraction=self.fraction, per_class=self.per_class, seed=seed)
             part, labelled = Subset(task.train_set.source, task.train_set.indices[rows]), len(rows)
-            right.append(fit_classifier(task, part, self.how, seed=seed).right(task))
-        shares = np.mean(right, axis=0)
+            found.append(fit_classifier(task, part, self.how, seed=seed).answers(task))
+        shares = np.mean([repeat.right for repeat in found], axis=0)
         interval = bootstrap_interval(shares, seed=task.seed)
         own = {"fraction": self.fraction, "per_class": self.per_class, "repeats": self.repeats}
         settings = {
@@ -76,7 +76,8 @@ class SemiSupervised:
             "interval": "bootstrap over test images",
             "encoder_mode": "train",
         }
-        details = {"per_repeat": [float(answers.mean()) for answers in right]}
+        means = {name: float(np.mean([repeat.details[name] for repeat in found])) for name in found[0].details}
+        details = {"per_repeat": [float(repeat.right.mean()) for repeat in found], **means}
         return Score("accuracy", float(shares.mean()), interval, len(shares), labelled, settings, details)
 
 

@@ -1,7 +1,7 @@
 """Protocols run on one pair of splits, and the results they give."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -98,16 +98,17 @@ def measure(
     check_overlap: bool = True,
     save: bool = True,
 ) -> list[Result]:
-    """`evaluate` on splits that are given."""
+    """`evaluate` on splits that are given. Each result is saved when it is there: what stops a later one leaves it."""
     names = [known_name("baseline", name, BASELINES) for name in baselines]
     encoder = run if isinstance(run, Encoder) else load_encoder(run)
     target = choose_device(device)
     home = run_of(run)
     warnings = _warnings(splits, home) if check_overlap else ()
     base = Task(encoder.to(target), splits.train, splits.test, seed, batch_size, target, workers)
-    results = Session(base, names, splits.words, warnings).measure(protocols)
-    if save and home is not None:
-        for result in results:
+    results = []
+    for result in Session(base, names, splits.words, warnings, check_overlap).measure(protocols):
+        results.append(result)
+        if save and home is not None:
             home.save_evaluation(result.to_dict())
     return results
 
@@ -138,19 +139,18 @@ class Session:
     baselines: Sequence[str]
     split: str
     warnings: tuple[str, ...] = ()
+    overlap_checked: bool = False
     left_out: dict[str, str] = field(default_factory=dict)
     """Baselines that could not be made, and why."""
     _tasks: dict[str, Task] = field(default_factory=dict)
 
-    def measure(self, protocols: Iterable[EvaluationProtocol]) -> list[Result]:
+    def measure(self, protocols: Iterable[EvaluationProtocol]) -> Iterator[Result]:
         """One result per protocol. Raises RuntimeError if a protocol changed the encoder."""
-        results = []
         for protocol in protocols:
             with frozen(self.task.encoder) as digest:
                 score, wall = _timed(protocol, self.task)
             beside = {name: self._baseline(protocol, name) for name in self.baselines if name in protocol.baselines}
-            results.append(self._result(protocol.name, score, wall, digest, beside))
-        return results
+            yield self._result(protocol.name, score, wall, digest, beside)
 
     def _baseline(self, protocol: EvaluationProtocol, name: str) -> dict[str, Any]:
         task = self._task(name)
@@ -187,10 +187,15 @@ class Session:
             wall_s=round(wall, 3),
             encoder_hash=digest,
             baselines={name: values for name, values in beside.items() if values},
-            warnings=self.warnings + skipped,
+            warnings=self.warnings + self._unreadable() + skipped,
             details=score.details,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+
+    def _unreadable(self) -> tuple[str, ...]:
+        sizes = {"training": len(self.task.train_set), "evaluation": len(self.task.test_set)}
+        counts = sorted(self.task.unreadable.items())
+        return tuple(f"{n} of {sizes[split]} {split} samples could not be read and are left out" for split, n in counts)
 
     def _common_settings(self) -> dict[str, Any]:
         """What every protocol shares, unless its own settings say otherwise."""
@@ -201,6 +206,7 @@ class Session:
             "resize": preprocess.resize or preprocess.image_size,
             "interpolation": preprocess.interpolation,
             "encoder_mode": "eval",
+            "overlap_checked": self.overlap_checked,
             "raw_pixels_side": min(preprocess.image_size, PIXEL_SIDE),
             "device": self.task.device.type,
             "batch_size_of_extraction": self.task.batch_size,
@@ -215,17 +221,25 @@ def _timed(protocol: EvaluationProtocol, task: Task) -> tuple[Score, float]:
 
 
 def _warnings(splits: Splits, run: Run | None) -> tuple[str, ...]:
-    test, found = splits.test, []
+    tested, found = content_hashes(splits.test), []
     train_hashes = set(content_hashes(splits.train))
-    shared = overlap(test, train_hashes)
+    shared = overlap(tested, train_hashes)
     if shared:
-        found.append(f"{shared} of {len(test)} evaluation images are also in the labelled training split")
+        found.append(f"{shared} of {len(tested)} evaluation images are also in the labelled training split")
     trained = _pretraining_set(run)
     if trained is not None:
-        seen = overlap(test, set(content_hashes(trained)))
+        hashes = train_hashes if _same_subset(trained, splits.train) else set(content_hashes(trained))
+        seen = overlap(tested, hashes)
         if seen:
-            found.append(f"{seen} of {len(test)} evaluation images were seen, without labels, in pretraining")
+            found.append(f"{seen} of {len(tested)} evaluation images were seen, without labels, in pretraining")
+    elif run is not None:
+        found.append("whether pretraining has seen the evaluation images is not known: its data cannot be opened")
     return tuple(found)
+
+
+def _same_subset(a: Subset, b: Subset) -> bool:
+    """Whether both are the same rows of the same files, so that their contents need not be read twice."""
+    return np.array_equal(a.indices, b.indices) and a.source.fingerprint() == b.source.fingerprint()
 
 
 def _pretraining_set(run: Run | None) -> Subset | None:

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from barlow.data import Batch, Loader
 from barlow.errors import InputError
-from barlow.evaluation.features import choose_workers, extract, preprocess_of
+from barlow.evaluation.accuracy import Answers, answers
+from barlow.evaluation.features import choose_workers, preprocess_of
 from barlow.evaluation.frozen import eval_mode
 from barlow.evaluation.task import Subset, Task
 from barlow.models import Encoder, Preprocess
@@ -78,19 +79,11 @@ class Classifier:
     classes: Ints
 
     @torch.no_grad()
-    def right(self, task: Task) -> NDArray[np.bool_]:
-        """Whether each readable test image of the task gets its class [M], preprocessed as for any evaluation."""
-        part = task.test_set
-        features = extract(
-            self.encoder,
-            part.source,
-            part.indices,
-            batch_size=task.batch_size,
-            device=task.device,
-            workers=task.workers,
-        )
+    def answers(self, task: Task) -> Answers:
+        """What each readable test image of the task gets, preprocessed as for any evaluation."""
+        features = task.features("evaluation", self.encoder)
         scores = self.head(torch.from_numpy(features.x).to(self.head.weight.device))
-        return np.asarray(self.classes[scores.argmax(dim=1).cpu().numpy()] == features.labels)
+        return answers(scores.cpu().numpy(), self.classes, features.labels)
 
 
 def fit_classifier(task: Task, train: Subset, how: Optimisation, *, seed: int, drifting: bool = False) -> Classifier:
@@ -184,6 +177,7 @@ def augmented_batches(task: Task, train: Subset, how: Optimisation, seed: int) -
     for epoch in range(how.epochs_of(len(train))):
         for batch in loader.epoch(epoch):
             yield epoch, _view(maker, batch, epoch), batch.ids
+    task.note_unreadable("training", len(loader.skipped))
 
 
 def _view(maker: ViewMaker, batch: Batch, epoch: int) -> Tensor:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from barlow.evaluation.features import BATCH_SIZE, Features, extract
 from barlow.models import Encoder
 
 Ints = NDArray[np.int64]
+Split = Literal["training", "evaluation"]
 
 
 @dataclass(frozen=True)
@@ -52,34 +53,53 @@ class Task:
     workers: int | None = None
     """readers of images at a time; see `choose_workers`"""
     extraction_s: float = 0.0
-    """Seconds spent on features so far."""
+    """Seconds spent so far on features that protocols share."""
+    unreadable: dict[str, int] = field(default_factory=dict)
+    """Corrupt samples of a split that were met and left out."""
 
     @cached_property
     def train(self) -> Features:
         """Features of the training split."""
-        return self._extract(self.train_set)
+        return self._shared("training")
 
     @cached_property
     def test(self) -> Features:
         """Features of the evaluation split."""
-        return self._extract(self.test_set)
+        return self._shared("evaluation")
 
     def with_encoder(self, encoder: Encoder) -> "Task":
         """The same splits and settings for another encoder."""
-        return replace(self, encoder=encoder.to(self.device), extraction_s=0.0)
+        return replace(self, encoder=encoder.to(self.device), extraction_s=0.0, unreadable={})
 
-    def _extract(self, part: Subset) -> Features:
+    def _shared(self, split: Split) -> Features:
         started = time.perf_counter()
+        features = self.features(split, self.encoder)
+        self.extraction_s += time.perf_counter() - started
+        return features
+
+    def features(self, split: Split, encoder: Encoder) -> Features:
+        """Features of a split by any encoder, each time anew; `train` and `test` are the task's own, made once.
+
+        Raises InputError where they are not finite: no score is worth anything then.
+        """
+        part = self.train_set if split == "training" else self.test_set
         features = extract(
-            self.encoder,
+            encoder,
             part.source,
             part.indices,
             batch_size=self.batch_size,
             device=self.device,
             workers=self.workers,
         )
-        self.extraction_s += time.perf_counter() - started
+        self.note_unreadable(split, len(part) - len(features))
+        if not np.isfinite(features.x).all():
+            raise InputError("the features hold NaN or infinity: check the encoder that made them")
         return features
+
+    def note_unreadable(self, split: Split, count: int) -> None:
+        """Remember how many samples of a split could not be read, as far as is known."""
+        if count:
+            self.unreadable[split] = max(count, self.unreadable.get(split, 0))
 
 
 @dataclass(frozen=True)
