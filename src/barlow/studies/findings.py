@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from barlow.studies.claims import LEVEL, Finding
 from barlow.studies.metrics import METRICS, Metric
-from barlow.studies.results import StudyResults, escape, unhealthy_cells
+from barlow.studies.results import StudyResults, beside_scores, escape
 
 
 def findings_page(results: StudyResults, conditions: Mapping[str, str]) -> str:
@@ -21,8 +21,7 @@ def findings_page(results: StudyResults, conditions: Mapping[str, str]) -> str:
         "confirmed when the whole interval lies where the claim puts it, not confirmed when it lies outside, and else "
         "not resolvable at this budget. The intervals are not corrected for there being several claims."
     )
-    if results.unhealthy():
-        parts += ["## Cells that are not healthy", unhealthy_cells(results)]
+    parts += beside_scores(results)
     parts += [_section(number, finding) for number, finding in enumerate(results.findings(), 1)]
     return "\n\n".join(parts) + "\n"
 

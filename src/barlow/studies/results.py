@@ -145,18 +145,24 @@ def markdown(results: StudyResults, caption: str) -> str:
     if results.plan.study.columns:
         parts += [f"## {METRICS[results.plan.study.metrics[0]].title}", "\n".join(_pivot(results))]
     parts += ["## All metrics", "\n".join(long_table(results))]
-    beside = baseline_lines(results)
-    if beside:
-        parts += ["## Baselines", "Mean ± standard deviation over all finished cells.", "\n".join(beside)]
-    if results.unhealthy():
-        parts += ["## Cells that are not healthy", unhealthy_cells(results)]
+    parts += beside_scores(results)
     left = [outcome for outcome in results.outcomes if outcome.status != "finished"]
     if left:
         parts += ["## Cells without results", "\n".join(_missing(left))]
     return "\n\n".join(parts) + "\n"
 
 
-def baseline_lines(results: StudyResults) -> list[str]:
+def beside_scores(results: StudyResults) -> list[str]:
+    """Two sections that both pages have: what has learnt nothing, and which cells have something wrong."""
+    parts, baselines = [], _baseline_lines(results)
+    if baselines:
+        parts += ["## Baselines", "Mean ± standard deviation over all finished cells.", "\n".join(baselines)]
+    if results.unhealthy():
+        parts += ["## Cells that are not healthy", _unhealthy_cells(results)]
+    return parts
+
+
+def _baseline_lines(results: StudyResults) -> list[str]:
     """`- k-NN accuracy (%): untrained network 59.2 ± 1.3, raw pixels 94.1 ± 0.5`, a line per metric."""
     lines = []
     for metric in results.plan.study.metrics:
@@ -167,7 +173,7 @@ def baseline_lines(results: StudyResults) -> list[str]:
     return lines
 
 
-def unhealthy_cells(results: StudyResults) -> str:
+def _unhealthy_cells(results: StudyResults) -> str:
     """Which finished cells' last validation found something wrong, by state, and that they count all the same."""
     parts = ["By the verdict of their last validation. They count in all means and contrasts.", ""]
     for state, outcomes in results.unhealthy().items():

@@ -19,12 +19,11 @@ from barlow.studies.findings import findings_page, verdicts
 from barlow.studies.launch import launch
 from barlow.studies.metrics import METRICS, measured_of
 from barlow.studies.plan import StudyPlan, make_plan, share_of
-from barlow.studies.results import StudyResults, baseline_lines, long_table, markdown, save_parquet
+from barlow.studies.results import StudyResults, long_table, markdown, save_parquet
 from barlow.studies.study import Study
 from barlow.training.plan import environment, split_indices
 
 TABLE, FIGURE, FINDINGS, ROWS = "table.md", "figure.svg", "findings.md", "results.parquet"
-BASELINES_LINE = "Baselines"
 
 
 def run_study(
@@ -128,9 +127,9 @@ def _progress(outcome: Outcome, done: int, total: int, elapsed: float, study: St
 def write_results(results: StudyResults, out: Path, source: Source, command: str) -> None:
     """The four files of results, of whatever is finished."""
     conditions = _conditions(results, out, source, command)
-    caption = " ".join(f"{name}: {text}." for name, text in conditions.items() if name != BASELINES_LINE)
+    caption = " ".join(f"{name}: {text}." for name, text in conditions.items())
     save_parquet(results, out / ROWS)
-    _write(out / TABLE, markdown(results, caption))  # which has a section for the baselines
+    _write(out / TABLE, markdown(results, caption))
     _write(out / FIGURE, draw(results) + "\n")
     _write(out / FINDINGS, findings_page(results, conditions))
 
@@ -148,14 +147,12 @@ def _conditions(results: StudyResults, out: Path, source: Source, command: str) 
     split = (
         f"{len(held):,} of the {len(source):,} samples of {source.name}, held out by every run (drawn from its seed)"
     )
-    beside = "; ".join(line.removeprefix("- ") for line in baseline_lines(results))
     runs = [Run(folder_of(out, outcome.cell)) for outcome in finished]
     return {
         "Command": f"`{command}`",
         "Scored": f"{split}, after training on {len(train):,}; no test split is read; k-NN: k 20, T .07, cosine",
         "Table": f"mean ± standard deviation over {seeds} seeds",
         "Cells": f"{len(finished)} of {len(results.outcomes)} finished, {sum(o.wall_s for o in finished):.0f} s in all",
-        **({BASELINES_LINE: f"{beside} (over all finished cells)"} if beside else {}),
         "Hardware": hardware(run.facts for run in runs) if runs else "nothing has run",
     }
 
