@@ -2,6 +2,7 @@
 
 import gzip
 import importlib.metadata
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 import barlow
+import barlow.doctor
 from barlow.cli import COMMANDS, main
 from barlow.run import Run
 
@@ -153,14 +155,24 @@ def with_flags(*flags: str) -> Make:
         (folder_with(("notes.txt", b"hello")), "no images|no samples|holds no"),
         (folder_with(("a.jpg", b"text")), "could be read|cannot be read|unreadable|not an image"),
         (folder_with(("a.jpg", b"")), "could be read|cannot be read|unreadable|empty"),
-        (images(1), "only 1 samples|one sample|at least two"),
+        (images(1), "only 1 sample to train on"),
         (images(20), "fewer than --batch-size 256; use --batch-size 18 or less"),
         (images(20, (1, 1)), "1x1|could be read|cannot be read|unreadable"),
         (with_flags("--method", "barlow"), "unknown method 'barlow'. Did you mean 'barlow-twins'"),
         (with_flags("--encoder", "resnt18"), "unknown encoder 'resnt18'. Did you mean 'resnet18'"),
         (with_flags("--recipe", "cifer"), "Did you mean 'cifar'"),
         (with_flags("--batch-size", "1"), "--batch-size must be 2 or more, got 1"),
-        (with_flags("--projector", "64", "1"), "widths must be 2 or more"),
+        (with_flags("--projector", "64", "1"), "must be 2 or more, got [64, 1]; try --projector 1024 1024"),
+        (with_flags("--method", "mixed"), "Choose one of: barlow-twins, byol, dino, mixed-barlow-twins, moco-v2"),
+        (with_flags("--method", "byol", "--micro-batch", "4"), "encoder and projector; leave --micro-batch out"),
+        (with_flags("--resume", "--overwrite"), "--resume continues a run and --overwrite replaces it"),
+        (with_flags("--seed", "-1"), "--seed must be 0 or more, got -1"),
+        (with_flags("--seed", str(2**64)), f"--seed must be at most {2**63 - 1}, got {2**64}"),
+        (with_flags("--std", "1", "0", "1"), "--std must be more than 0 in every channel, got [1.0, 0.0, 1.0]"),
+        (
+            lambda tmp: ["views", "digits", "--out", tmp / "v.png", "--samples", "0"],
+            "--samples must be 1 or more, got 0",
+        ),
         (with_flags("--epoch", "3"), "Did you mean --epochs"),
         (with_flags("--epochs", "many"), "--epochs"),
         (with_flags("--device", "cuda:9"), "cuda"),
@@ -179,6 +191,30 @@ def test_a_mistake_ends_in_one_line_and_code_2(
     assert any(part in line for part in message.split("|")), line
 
 
+@pytest.mark.parametrize("columns", ["40", "300"])
+def test_a_message_is_whole_on_any_terminal(
+    columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    line = told(capsys, "pretrain", "digits", "--out", "run", "--cache", "ram")
+    assert "'ram'" in line
+    assert all(choice in line for choice in ("--cache", "auto", "memory", "disk", "none"))
+    assert "--warmup-epochs" in told(capsys, "pretrain", "digits", "--out", "run", "--warmup-epoch", "3")
+    assert os.environ["COLUMNS"] == columns
+
+
+def test_ctrl_c_is_one_line_and_the_exit_code_of_a_program_that_it_ended(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(barlow.doctor, "examine", interrupted)
+    with pytest.raises(SystemExit) as left:
+        main(["doctor"])
+    assert (left.value.code, capsys.readouterr().err) == (130, "barlow: interrupted\n")
+
+
 @pytest.mark.slow
 def test_an_image_of_20000_pixels_a_side_is_read_reduced_or_refused_but_never_exhausts_memory(tmp_path: Path) -> None:
     folder = tmp_path / "data"
@@ -192,7 +228,7 @@ def test_an_image_of_20000_pixels_a_side_is_read_reduced_or_refused_but_never_ex
 
 
 def test_an_existing_run_must_be_resumed_or_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [*map(str, images(20)(tmp_path)), *FAST, "--epochs", "1"]
+    arguments = [*map(str, images(4)(tmp_path)), *FAST, "--epochs", "1", "--batch-size", "2"]
     main(arguments)
     assert "use --resume to continue it or --overwrite to replace it" in told(capsys, *arguments)
     main([*arguments[:4], "--resume"])  # what is not said again is as it was

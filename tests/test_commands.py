@@ -1,6 +1,7 @@
 """Commands that hand their options on: what is asked for on the command line is what the library does."""
 
 import inspect
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 
 import barlow.embedding
 import barlow.evaluation.session
@@ -19,6 +21,8 @@ import barlow.serve
 from barlow import cli
 from barlow.cli import main
 from barlow.config import PretrainConfig, config_to_dict
+from barlow.embedding import read_features
+from barlow.errors import InputError
 from barlow.models import Preprocess, build_encoder, load_encoder, save_encoder
 from barlow.run import Run, write_json
 
@@ -79,6 +83,62 @@ def test_overlap_is_looked_for_unless_told_otherwise(run: Run, data: Path) -> No
     assert again["warnings"] == []
     assert again["settings"]["batch_size_of_extraction"] == 7
     assert again["value"] == found["value"]
+
+
+def test_a_part_of_the_data_can_be_embedded_and_is_said(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "parts.npz", x_train=images[:8], x_test=images[8:])
+    out = tmp_path / "test.npz"
+    asked = ["embed", str(run.path), str(tmp_path / "parts.npz"), "--out", str(out)]
+    main([*asked, "--split", "test"])
+    assert "split 'test' of train, test\n4 samples" in capsys.readouterr().out
+    whole = barlow.embed(run, images)
+    np.testing.assert_allclose(np.load(out)["x"], whole.x[8:], rtol=1e-4, atol=1e-5)
+    assert "no split 'tset'; it has train, test" in refusal(capsys, *asked, "--split", "tset")
+
+
+def test_a_name_with_a_line_break_stays_one_line(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "photos").mkdir()
+    for name in ("a.png", "b\nc.png", os.fsdecode(b"\xff.png")):
+        pixels = np.full((8, 8), len(name) * 20, np.uint8)
+        with (tmp_path / "photos" / name).open("wb") as file:  # Pillow opens no name that is not text
+            Image.fromarray(pixels).save(file, "PNG")
+    main(["search", str(run.path), str(tmp_path / "photos" / "a.png"), "--data", str(tmp_path / "photos")])
+    names = [line.split("  ")[1] for line in capsys.readouterr().out.splitlines()]
+    assert sorted(names) == ["\\udcff.png", "a.png", "b\\nc.png"]
+    main(["embed", str(run.path), str(tmp_path / "photos"), "--out", str(tmp_path / "f.parquet")])
+    assert read_features(tmp_path / "f.parquet").keys == ("a.png", "b\nc.png", "\\udcff.png")
+
+
+def test_a_tilde_that_the_shell_left_alone_is_the_home_folder(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    main(["views", "~/data.npz", "--out=~/new/views.png", "--samples", "1"])
+    assert (tmp_path / "new" / "views.png").is_file()
+    assert Run("~/runs/one").path == run.path
+    assert load_encoder("~/runs/one").feature_dim == 256
+    with pytest.raises(InputError, match=rf"{tmp_path}/runs/one was started with other settings"):
+        barlow.pretrain("~/data.npz", "~/runs/one", resume=True, epochs=3)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "embed"])
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--batch-size", "0"), "--batch-size must be 1 or more, got 0"),
+        (("--workers", "-1"), "--workers must be 0 or more, got -1"),
+        (("--device", "gpu"), "unknown device 'gpu'; use cpu, cuda, mps or auto"),
+        (("--device", "cuda:99"), "device 'cuda:99' is not available here"),
+    ],
+)
+def test_a_number_or_device_that_cannot_be_is_refused(
+    command: str, flags: tuple[str, ...], message: str, run: Run, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rest = ("--data", data) if command == "evaluate" else (data, "--out", run.path / "features.npz")
+    assert message in refusal(capsys, command, run.path, *rest, *flags)
 
 
 TWO_RANKS = """

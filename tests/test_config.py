@@ -59,7 +59,7 @@ def test_every_field_is_documented_and_read_somewhere_outside_the_config() -> No
         ({"batch_size": 1}, "--batch-size must be 2 or more, got 1"),
         ({"projector": [1]}, "widths must be 2 or more"),
         ({"projector": []}, "widths must be 2 or more"),
-        ({"holdout": 0.9}, "--holdout must be at most .5"),
+        ({"holdout": 0.9}, "--holdout must be at most 0.5, got 0.9"),
         ({"lambd": float("nan")}, "--lambd must be 0 or more, got nan"),
         ({"micro_batch": "some"}, "--micro-batch must be a number of 2 or more, or auto"),
         ({"ema": 1.0}, "--ema must lie between 0 and 1"),

@@ -4,12 +4,16 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sklearn.manifold import TSNE
 
+from barlow.cli import main
 from barlow.demo import COLUMNS, PROTOCOLS, run_demo
 from barlow.evaluation import Linear, Result
+from barlow.run import Run
+from barlow.training.pretrain import Interrupted
 
 
 @pytest.mark.slow
@@ -32,6 +36,25 @@ def test_the_demo_measures_both_methods_beside_both_baselines_and_writes_a_page(
         assert name in shown
     page = (tmp_path / "report.html").read_text()
     assert "mixed-barlow-twins" in page
+
+
+def test_an_interrupted_demo_tells_the_command_that_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def interrupted(data: str, out: Path, **settings: Any) -> Run:
+        asked.append(settings)
+        raise Interrupted(out, 130, told=True)
+
+    monkeypatch.setattr("barlow.demo.pretrain", interrupted)
+    for flags in ([], ["--overwrite"]):
+        with pytest.raises(SystemExit) as left:
+            main(["demo", "--out", str(tmp_path), "--seed", "3", *flags])
+        assert left.value.code == 130
+        said = capsys.readouterr().err
+        assert said == f"barlow: interrupted after saving; continue with `barlow demo --out {tmp_path} --seed 3`\n"
+    assert [(found["resume"], found["overwrite"]) for found in asked] == [(True, False), (False, True)]
 
 
 @pytest.mark.slow

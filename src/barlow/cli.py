@@ -23,7 +23,8 @@ from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 from barlow.config import CHOICES, TRACKERS, PretrainConfig, leaves
 from barlow.errors import InputError, suggest
 
-FAILED, MISTAKE, BROKEN_PIPE = 1, 2, 141
+FAILED, MISTAKE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
+WIDE = "10000"  # columns that no message of the command-line library fills
 
 Flat = OmitArgPrefixes[PretrainConfig]
 Data = Annotated[Positional[str], arg(metavar="DATA")]
@@ -52,20 +53,26 @@ def pretrain(
 
 
 @contextlib.contextmanager
-def _told_of_interruption() -> Iterator[None]:
-    """A signal that was met with a checkpoint: one line, and the exit code that a scheduler expects."""
+def _told_of_interruption(how_to_go_on: str = "") -> Iterator[None]:
+    """A signal that was met with a checkpoint: one line, and the exit code that a scheduler expects.
+
+    `how_to_go_on` replaces the run's own advice where the run is a part of something larger.
+    """
     from barlow.training.pretrain import Interrupted
 
     try:
         yield
     except Interrupted as interrupted:
         if interrupted.told:
-            print(f"barlow: {interrupted}", file=sys.stderr)
+            advice = how_to_go_on and f"interrupted after saving; {how_to_go_on}"
+            print(f"barlow: {advice or interrupted}", file=sys.stderr)
         sys.exit(interrupted.code)
 
 
 def demo(out: Path = Path("runs/demo"), seed: int = 0, overwrite: bool = False) -> None:
     """Pretrain two methods on embedded digits, measure them, report.
+
+    After a kill the same command goes on.
 
     Args:
         out: folder of the two runs and the report
@@ -74,7 +81,8 @@ def demo(out: Path = Path("runs/demo"), seed: int = 0, overwrite: bool = False) 
     """
     from barlow.demo import run_demo
 
-    run_demo(out, seed=seed, overwrite=overwrite)
+    with _told_of_interruption(f"continue with `barlow demo --out {out} --seed {seed}`"):
+        run_demo(out, seed=seed, overwrite=overwrite)
 
 
 def evaluate(
@@ -126,6 +134,7 @@ def embed(
     run: RunPath,
     data: Data,
     out: Path,
+    split: str | None = None,
     batch_size: int = 256,
     device: str | None = None,
     workers: int | None = None,
@@ -140,18 +149,25 @@ def embed(
         run: run folder, or an encoder's .safetensors file
         data: what to embed
         out: file to write, .parquet or .npz
+        split: part of the data, where it has parts; by default train
         batch_size: samples per forward pass
         device: cpu, cuda, ...; by default a GPU where there is one
         workers: readers of images at a time; by default one per processor for image files
     """
     from barlow.embedding import embed as write
-    from barlow.embedding import shard
+    from barlow.embedding import open_for, shard
+    from barlow.models import load_encoder
 
     rank, ranks = _ranks()
+    file = shard(out, rank, ranks)  # a wrong name is refused before the data are looked through
+    encoder = load_encoder(run)
+    source = open_for(encoder, data, split=split)
     features = write(
-        run, data, out=out, batch_size=batch_size, device=device, workers=workers, rank=rank, world_size=ranks
+        encoder, source, out=out, batch_size=batch_size, device=device, workers=workers, rank=rank, world_size=ranks
     )
-    print(f"{len(features)} samples, {features.x.shape[1]} features each: {shard(out, rank, ranks)}")
+    if source.split_names:
+        print(f"{source.name}: {source.note}")
+    print(f"{len(features)} samples, {features.x.shape[1]} features each: {file}")
 
 
 def search(run: RunPath, query: Annotated[Positional[str], arg(metavar="QUERY")], data: str, k: int = 10) -> None:
@@ -168,7 +184,12 @@ def search(run: RunPath, query: Annotated[Positional[str], arg(metavar="QUERY")]
     for found in find(run, query, data, k=k):
         for match in found:
             label = f"  {match.label}" if match.label is not None else ""
-            print(f"{match.similarity:.4f}  {match.key}{label}")
+            print(_printable(f"{match.similarity:.4f}  {match.key}{label}"))
+
+
+def _printable(line: str) -> str:
+    """Names of files may hold line breaks, and bytes that are no text: these are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def export(run: RunPath, format: str, out: Path, preprocessing: bool = False) -> None:
@@ -318,7 +339,7 @@ def study(
     if not data or out is None:
         raise InputError(f"missing {'--out' if data else 'DATA'}. See `barlow study --help`.")
     settings, options = split_pairs(set), split_pairs(launch_with, "--launch-with")
-    with _told_of_interruption():
+    with _told_of_interruption("the same command goes on"):
         results = run_study(
             name,
             data,
@@ -432,6 +453,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         _parse(arguments or ["--help"])()
     except InputError as error:
         _fail(str(error))
+    except KeyboardInterrupt:
+        print("barlow: interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except BrokenPipeError:  # `barlow ... | head`: nobody is left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(BROKEN_PIPE)
@@ -444,12 +468,35 @@ def _parse(arguments: list[str]) -> Callable[[], Any]:
     """The chosen command with its arguments filled in; tyro's boxed errors become one line."""
     shown = io.StringIO()
     try:
-        with contextlib.redirect_stderr(shown):
+        with contextlib.redirect_stderr(shown), _unwrapped(arguments):
             return _chosen(arguments)
     except SystemExit as leave:
         if not leave.code:
             raise
-    raise InputError(_condense(shown.getvalue(), arguments[0]))
+        mistake = _input_error_behind(leave)
+    raise mistake or InputError(_condense(shown.getvalue(), arguments[0]))
+
+
+@contextlib.contextmanager
+def _unwrapped(arguments: Sequence[str]) -> Iterator[None]:
+    """A region in which tyro does not wrap its errors, which would be cut; help keeps the terminal's width."""
+    before = os.environ.get("COLUMNS")
+    if not {"-h", "--help"} & set(arguments):
+        os.environ["COLUMNS"] = WIDE
+    try:
+        yield
+    finally:
+        os.environ.pop("COLUMNS", None)
+        if before is not None:
+            os.environ["COLUMNS"] = before
+
+
+def _input_error_behind(leave: BaseException) -> InputError | None:
+    """What the settings themselves said before tyro put it into a box."""
+    error: BaseException | None = leave
+    while error is not None and not isinstance(error, InputError):
+        error = error.__context__
+    return error
 
 
 def _chosen(arguments: list[str]) -> Callable[[], Any]:
@@ -473,10 +520,17 @@ def _chosen(arguments: list[str]) -> Callable[[], Any]:
 def _filled_in(name: str, function: Callable[..., None], arguments: list[str]) -> "functools.partial[None]":
     @functools.wraps(function)
     def later(**values: Any) -> functools.partial[None]:
-        return functools.partial(function, **values)
+        return functools.partial(function, **{key: _at_home(value) for key, value in values.items()})
 
     later.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
     return tyro.cli(later, args=arguments, prog=f"barlow {name}")
+
+
+def _at_home(value: Any) -> Any:
+    """Paths with ~ in full: shells leave it alone in `--out=~/run`."""
+    if isinstance(value, tuple):
+        return tuple(map(_at_home, value))
+    return value.expanduser() if isinstance(value, Path) else value
 
 
 def _overview() -> None:

@@ -30,7 +30,8 @@ def run_demo(
 ) -> list[Result]:
     """Pretrain both methods on the digits, measure them beside raw pixels and a random encoder, write a report.
 
-    `settings` are laid over the demo's own. Returns the results of both methods, in the order of `METHODS`.
+    What an interrupted demo left in `out` is continued, unless `overwrite`. `settings` are laid over the demo's own.
+    Returns the results of both methods, in the order of `METHODS`.
     """
     console = Console(quiet=quiet)
     runs: list[Run] = []
@@ -38,7 +39,8 @@ def run_demo(
     for method in METHODS:
         console.print(f"\n{NAMES[method]} on {DATA}", style="bold")
         chosen = {**SETTINGS, **settings, "method": method, "seed": seed}
-        runs.append(pretrain(DATA, out / method, overwrite=overwrite, quiet=quiet, **chosen))
+        folder = out / method
+        runs.append(pretrain(DATA, folder, resume=not overwrite, overwrite=overwrite, quiet=quiet, **chosen))
         results.append(evaluate(runs[-1], DATA, PROTOCOLS, seed=seed))
     console.print(_table(results))
     first = results[0][0]

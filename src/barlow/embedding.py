@@ -68,6 +68,7 @@ def embed(
     data: Any,
     *,
     out: str | Path | None = None,
+    split: str | None = None,
     batch_size: int = BATCH_SIZE,
     device: str | None = None,
     workers: int | None = None,
@@ -76,8 +77,9 @@ def embed(
 ) -> Features:
     """Features `[N, F]` of every sample of `data` under the run's encoder; also written to `out` (.parquet or .npz).
 
-    `run` is a run, anything else `load_encoder` reads, or an encoder; `data` anything `open_source` reads. Corrupt
-    samples are left out: `Features.ids` says which are there. `device` is by default a GPU where there is one.
+    `run` is a run, anything else `load_encoder` reads, or an encoder; `data` anything `open_source` reads, of which
+    `split` is a part (by default train, where there are parts). Corrupt samples are left out: `Features.ids` says
+    which are there. `device` is by default a GPU where there is one.
 
     Of several ranks each embeds its share and writes a file of its own beside `out` (see `shard`); `read_features`
     of `out` joins them. Ranks do not wait for each other. Work is kept in pieces beside the file: after a kill the
@@ -86,10 +88,8 @@ def embed(
     Raises InputError for an unknown suffix of `out`.
     """
     encoder = run if isinstance(run, Encoder) else load_encoder(run)
-    file = None if out is None else shard(Path(out), rank, world_size)
-    if file is not None:
-        _check_suffix(file)
-    source = _opened(data, encoder)
+    file = None if out is None else shard(Path(out).expanduser(), rank, world_size)
+    source = open_for(encoder, data, split=split)
     work = partial(
         extract,
         encoder,
@@ -120,7 +120,11 @@ def _to_file(
 
 
 def shard(out: Path, rank: int, world_size: int) -> Path:
-    """The file of one rank: `features-00000-of-00002.parquet` for `features.parquet`; `out` itself for one alone."""
+    """The file of one rank: `features-00000-of-00002.parquet` for `features.parquet`; `out` itself for one alone.
+
+    Raises InputError for an unknown suffix, and where `out` is the file of one process.
+    """
+    _check_suffix(out)
     if world_size == 1:
         return out
     if out.exists():
@@ -133,12 +137,13 @@ def embed_table(
 ) -> FeatureTable:
     """`embed` with the names and classes of the samples."""
     encoder = run if isinstance(run, Encoder) else load_encoder(run)
-    source = _opened(data, encoder)
+    source = open_for(encoder, data)
     return _named(extract(encoder, source, batch_size=batch_size, device=choose_device(device)), source, encoder)
 
 
-def _opened(data: Any, encoder: Encoder) -> Source:
-    return data if isinstance(data, Source) else open_source(data, channels=_channels(encoder))
+def open_for(encoder: Encoder, data: Any, *, split: str | None = None) -> Source:
+    """The samples that `data` names, with the channels that the encoder takes; a source is one split already."""
+    return data if isinstance(data, Source) else open_source(data, split=split, channels=_channels(encoder))
 
 
 def _named(features: Features, source: Source, encoder: Encoder, extraction: str = "") -> FeatureTable:
@@ -183,8 +188,9 @@ def _write_npz(table: FeatureTable, stream: BinaryIO) -> None:
 
 def _write_parquet(table: FeatureTable, stream: BinaryIO) -> None:
     x = np.ascontiguousarray(table.features.x, dtype=np.float32)
+    keys = [key.encode(errors="backslashreplace") for key in table.keys]  # file names need not be valid text
     columns = {
-        "key": pa.array(table.keys, pa.string()),
+        "key": pa.array(keys, pa.binary()).cast(pa.string()),
         "id": pa.array(table.features.ids, pa.int64()),
         "features": pa.FixedSizeListArray.from_arrays(pa.array(x.reshape(-1)), x.shape[1]),
     }
@@ -270,9 +276,10 @@ def search(
 
 
 def _bank(encoder: Encoder, data: Any, device: str | None) -> FeatureTable:
-    if not (isinstance(data, str | Path) and Path(data).suffix in SUFFIXES and _is_features(Path(data))):
+    file = Path(data).expanduser() if isinstance(data, str | Path) else None
+    if file is None or file.suffix not in SUFFIXES or not _is_features(file):
         return embed_table(encoder, data, device=device)
-    table = read_features(data)
+    table = read_features(file)
     if table.encoder != encoder.facts.get("sha256"):
         raise InputError(f"{data} was written with another encoder; run `barlow embed` again for this one")
     return table
@@ -295,7 +302,7 @@ def _query_source(query: Any, encoder: Encoder) -> Source:
     """What is asked for; unlike a data set it may be a single image file."""
     if isinstance(query, Source):
         return query
-    path = Path(query) if isinstance(query, str | Path) else None
+    path = Path(query).expanduser() if isinstance(query, str | Path) else None
     if path is not None and path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES - {".npy"}:
         return from_files(path.parent, [path.name], name=str(path), channels=_channels(encoder))
     return open_source(query, channels=_channels(encoder))

@@ -32,7 +32,7 @@ class Run:
     path: Path
 
     def __init__(self, path: "str | Path | Run") -> None:
-        folder = Path(path.path if isinstance(path, Run) else path)
+        folder = Path(path.path if isinstance(path, Run) else path).expanduser()
         if not (folder / CONFIG).is_file():
             raise InputError(
                 f"{folder} is not a run folder (no {CONFIG}); create one with `barlow pretrain DATA --out {folder}`"
@@ -69,8 +69,15 @@ class Run:
         if not self.metrics_file.exists():
             return []
         lines = self.metrics_file.read_text().splitlines(keepends=True)
-        parsed = [json.loads(line) for line in lines if line.endswith("\n")]
+        parsed = [self._line(number, line) for number, line in enumerate(lines, start=1) if line.endswith("\n")]
         return [line for line in parsed if kind is None or line["kind"] == kind]
+
+    def _line(self, number: int, text: str) -> dict[str, Any]:
+        try:
+            values: dict[str, Any] = json.loads(text)
+        except ValueError:
+            raise InputError(f"line {number} of {self.metrics_file} is not JSON; the run folder is damaged") from None
+        return values
 
     def health(self) -> dict[str, Any]:
         """The latest label-free diagnostics; empty when none were made."""

@@ -21,6 +21,7 @@ from barlow.data import CorruptSample, Source
 from barlow.data.arrays import ArraySource
 from barlow.data.files import EncodedSource
 from barlow.data.memory import available_processors
+from barlow.devices import known_device
 from barlow.errors import InputError
 from barlow.evaluation.frozen import frozen
 from barlow.models import Encoder, Preprocess
@@ -160,9 +161,9 @@ def preprocess_of(encoder: Encoder) -> Preprocess:
 
 
 def choose_device(given: torch.device | str | None) -> torch.device:
-    """As given, else this process's GPU where there is one."""
-    if given is not None:
-        return torch.device(given)
+    """As given, else (or for `auto`) this process's GPU where there is one. Raises InputError where it is not there."""
+    if given is not None and given != "auto":
+        return known_device(given)
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
@@ -176,6 +177,8 @@ def device_of(encoder: Encoder) -> torch.device:
 
 def choose_workers(source: Source, given: int | None) -> int:
     """Readers at a time: as given, else one per processor for image files, and none for samples held in memory."""
+    if given is not None and given < 0:
+        raise InputError(f"--workers must be 0 or more, got {given}")
     if given is not None:
         return given
     return min(MOST_WORKERS, available_processors()) if isinstance(source, EncodedSource) else 0
@@ -237,12 +240,14 @@ def extract(
     Ranks may share the folder. `workers` threads read images (see `choose_workers`).
 
     Raises:
-        InputError: No samples, no preprocessing, or a cache folder of another extraction.
+        InputError: No samples, no preprocessing, no samples in a batch, or a cache folder of another extraction.
         RuntimeError: The encoder changed.
     """
     ids = np.arange(len(source)) if indices is None else np.asarray(indices, dtype=np.int64)
     if len(ids) == 0:
         raise InputError(f"no samples of '{source.name}' to extract features of: pass at least one index")
+    if batch_size < 1:
+        raise InputError(f"--batch-size must be 1 or more, got {batch_size}")
     target = torch.device(device) if device is not None else device_of(encoder)
     encoder.to(target)
     threads = choose_workers(source, workers)

@@ -68,7 +68,7 @@ def load_encoder(source: "Run | str | Path", module: nn.Module | None = None) ->
 
 
 def _weights_file(source: "Run | str | Path") -> Path:
-    path = Path(source) if isinstance(source, str | Path) else source.path
+    path = Path(source).expanduser() if isinstance(source, str | Path) else source.path
     weights = path / WEIGHTS if path.is_dir() else path
     if not weights.is_file():
         raise InputError(f"no encoder at {path}: expected a run folder or a .safetensors file")

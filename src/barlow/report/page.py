@@ -32,7 +32,7 @@ def write_report(runs: "Sequence[Run]", out: Path) -> Path:
     page = render([read_story(run, colour) for colour, run in enumerate(runs)])
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.tmp")
-    temporary.write_text(page, encoding="utf-8")
+    temporary.write_text(page, encoding="utf-8", errors="backslashreplace")  # names of files need not be text
     temporary.replace(out)
     return out
 

@@ -17,8 +17,10 @@ def draw_views(
 ) -> Path:
     """Write a PNG with originals and their views in two epochs; the settings are those `pretrain` would choose.
 
-    Raises InputError for data that are not images, or an unknown recipe.
+    Raises InputError for data that are not images, an unknown recipe, or fewer than one sample.
     """
+    if samples < 1:
+        raise InputError(f"--samples must be 1 or more, got {samples}")
     source = data if isinstance(data, Source) else open_source(data)
     if source.kind != "image":
         raise InputError(f"{source.name} holds {source.kind} samples; only views of images can be drawn")

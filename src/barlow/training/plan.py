@@ -15,6 +15,7 @@ import torchvision
 from barlow.config import PretrainConfig, flag
 from barlow.data import Description, Source, describe, holdout_split
 from barlow.data.memory import available_processors
+from barlow.devices import known_device
 from barlow.errors import InputError
 from barlow.models import Preprocess
 from barlow.training.schedules import LARS_BIAS_LR, lars_lr, scaled_lr
@@ -198,14 +199,7 @@ def choose_device(name: str) -> str:
     """The device's name; InputError when it is not there."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        kind = torch.device(name).type
-    except RuntimeError:
-        raise InputError(f"unknown device '{name}'; use cpu, cuda, mps or auto") from None
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(kind, False):
-        raise InputError(f"device '{name}' is not available here; use --device cpu or auto")
-    return name
+    return str(known_device(name))
 
 
 def choose_precision(name: str, device: str, kind: str = "image") -> str:

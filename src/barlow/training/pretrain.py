@@ -50,6 +50,7 @@ MOST_NAMED = 10  # unreadable samples named on screen
 MANY = 20_000  # samples whose decoding takes long enough to be announced
 MOST_ROWS = 10_000  # training rows kept to draw corrupted features from
 EXPECTED = ("barlow-twins", "mixed-barlow-twins")  # methods whose first loss is known beforehand
+LEAST_EXPECTED = 3  # samples in a batch: the correlations of two are 1 or -1
 MAY_CHANGE = frozenset({"local_batch", "world_size", "device", "workers"})  # of a plan, between start and resume
 OF_EACH_RANK = {"device": "", "workers": 0}  # of a plan; machines of one run need not be equal
 LEFTOVERS = ".*.json*.tmp"
@@ -79,10 +80,12 @@ def pretrain(
     a batch `[B, C, h, w]` to features `[B, F]`.
 
     Raises InputError for unknown or impossible settings, data that cannot be trained on, an existing run without
-    `resume` or `overwrite`, and a resume whose settings or data differ.
+    `resume` or `overwrite`, both of them together, and a resume whose settings or data differ.
     """
+    if resume and overwrite:
+        raise InputError("--resume continues a run and --overwrite replaces it; give one of them")
     module = settings.pop("encoder") if isinstance(settings.get("encoder"), nn.Module) else None
-    folder = Path(out)
+    folder = Path(out).expanduser()
     settings = {**settings, "encoder": "custom"} if module is not None else settings
     chosen = _settings_of(folder, config, settings, resume=resume)
     device = choose_device(chosen.training.device)
@@ -519,7 +522,7 @@ class _Session:
         say(f"memory     {self.room.describe(self.trainer.micro_batch)}")
         if self.trainer.step:
             say(f"resuming   after step {self.trainer.step} of {plan.total_steps}")
-        elif config.objective.method in EXPECTED and config.objective.variant is None:
+        elif config.objective.method in EXPECTED and config.objective.variant is None and batch >= LEAST_EXPECTED:
             reg = config.objective.lambd_reg if config.objective.method == "mixed-barlow-twins" else None
             expected = expected_initial_loss(config.model.projector[-1], batch, plan.lambd, reg)["loss"]
             say(f"expected   a loss near {expected:.4g} if nothing were related; a fresh network starts lower")

@@ -150,7 +150,7 @@ def placing(device: str) -> Iterator[None]:
             raise
         raise InputError(
             f"out of memory: {device} had {gib(free)} for the network and what is kept beside it; use a smaller "
-            "encoder or --projector, or end what else runs there"
+            "encoder, --projector or --image-size, or end what else runs there"
         ) from error
 
 

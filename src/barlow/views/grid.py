@@ -31,6 +31,7 @@ def grid(
     view_count = maker.recipe.view_count
     headings = ["original"] + [f"epoch {e}, view {v + 1}" for e in range(epochs) for v in range(view_count)]
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         _compose(rows, headings, _title(maker), view_count).save(path, format="PNG")
     except OSError as error:
         raise InputError(f"Cannot write {path}: {error.strerror or error}.") from error
