@@ -33,6 +33,8 @@ def test_the_centre_moves_towards_the_mean_of_both_views(draw: Callable[..., lis
     centre = torch.linspace(-0.2, 0.3, 5, dtype=torch.float64)
     theirs = 0.9 * centre + 0.1 * torch.cat([t_a, t_b]).mean(dim=0)
     torch.testing.assert_close(moved_centre(centre, t_a, t_b), theirs)
+    large = torch.full((8, 5), 4e4, dtype=torch.float16)  # whose sum is beyond float16
+    torch.testing.assert_close(moved_centre(centre, large, large), 0.9 * centre + 0.1 * large[0].double())
 
 
 def test_a_temperature_that_is_not_positive_is_refused() -> None:

@@ -77,17 +77,22 @@ def correlate(views: Sequence[Tensor], ranks: Ranks, form: Form = "auto") -> Cor
     Exact in value and gradient in either form; see `Correlations` for what comes back.
     """
     if form == "auto":
-        form = cheaper_form(ranks, views[0].shape[1], len(views))
+        form = cheaper_form(ranks, views[0].shape[1], len(views), views[0].element_size())
     return _by_gram(views, ranks) if form == "gram" else _by_correlation(views, ranks)
 
 
-def cheaper_form(ranks: Ranks, dim: int, views: int = 2) -> Form:
-    """The form with less work per rank: multiply-adds of forward and backward, plus the bytes sent."""
+def cheaper_form(ranks: Ranks, dim: int, views: int = 2, bytes_each: int = 4) -> Form:
+    """The form with less work per rank: multiply-adds of forward and backward, plus the bytes sent.
+
+    A square matrix that is too large to be kept (of `bytes_each` an entry) is made, and sent, once more.
+    """
     pairs = views * (views - 1) // 2
     rows, total, many = max(ranks.rows), ranks.total, ranks.world > 1
-    gram = 2 * views * rows * total * dim + many * MACS_PER_BYTE * 4 * views * total * dim
-    correlation = 3 * pairs * rows * dim**2 + many * MACS_PER_BYTE * 4 * 2 * pairs * dim**2
-    return "gram" if gram < correlation else "correlation"
+    again = _block_length(rows, total, views, bytes_each) < rows
+    gram = (2 + again) * views * rows * total * dim + many * MACS_PER_BYTE * 4 * views * total * dim
+    again = _block_length(dim, dim, pairs, bytes_each) < dim
+    sent = many * MACS_PER_BYTE * 4 * 2 * (1 + again) * pairs * dim**2
+    return "gram" if gram < (3 + again) * pairs * rows * dim**2 + sent else "correlation"
 
 
 def _by_gram(views: Sequence[Tensor], ranks: Ranks) -> Correlations:

@@ -54,5 +54,5 @@ class DINOLoss(nn.Module):
 def moved_centre(centre: Tensor, t_a: Tensor, t_b: Tensor, momentum: float = 0.9) -> Tensor:
     """The centre [K] after a step (eq. 4): its average with the teacher's mean scores over the global batch."""
     ranks = share_batch((t_a, t_b))
-    scores = (t_a + t_b).to(centre.dtype) / 2
+    scores = (t_a.to(centre.dtype) + t_b.to(centre.dtype)) / 2
     return torch.lerp(ranks.sum(scores.sum(dim=0)) / ranks.total, centre, momentum)

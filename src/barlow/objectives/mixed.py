@@ -68,7 +68,7 @@ class MixedBarlowTwinsLoss(nn.Module):
                 permutation of another length, fewer than two samples in all, or ranks that disagree; on every rank
                 alike.
         """
-        ranks = share_batch((z_a, z_b, z_m), self.group, _fault(len(z_a), mix, permutation))
+        ranks = share_batch((z_a, z_b, z_m), self.group, _fault(z_a, mix, permutation))
         with exact_matmul(z_a.device):
             x_a, x_b, x_m = (standardize(z, ranks) for z in to_compute_dtype((z_a, z_b, z_m)))
             partners = ranks.gather(x_b) if self.mix_global else x_b
@@ -92,9 +92,12 @@ def residual(x_a: Tensor, x_b: Tensor, x_m: Tensor, mix: Tensor | float, permuta
     return x_m - torch.lerp(x_b.index_select(0, permutation), x_a, share)
 
 
-def _fault(rows: int, mix: Tensor | float, permutation: Tensor) -> str:
-    if permutation.shape != (rows,) or permutation.dtype != torch.int64:
-        return f"The permutation must be int64 [{rows}]; received {permutation.dtype} {list(permutation.shape)}."
-    if isinstance(mix, Tensor) and mix.shape not in ((), (rows,)):
-        return f"The mix must be one number or [{rows}]; received {list(mix.shape)}."
+def _fault(z: Tensor, mix: Tensor | float, permutation: Tensor) -> str:
+    rows = list(z.shape[:1])
+    if list(permutation.shape) != rows or permutation.dtype != torch.int64:
+        return f"The permutation must be int64 {rows}; received {permutation.dtype} {list(permutation.shape)}."
+    if permutation.device != z.device:
+        return f"The permutation must be on {z.device}, as the embeddings are; received {permutation.device}."
+    if isinstance(mix, Tensor) and list(mix.shape) not in ([], rows):
+        return f"The mix must be one number or {rows}; received {list(mix.shape)}."
     return ""

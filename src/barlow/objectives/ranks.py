@@ -101,10 +101,13 @@ def share_batch(views: Sequence[Tensor], group: dist.ProcessGroup | None = None,
 
     Raises:
         InputError: on every rank, when any rank's arguments are unusable or the ranks disagree: none is left waiting.
+            On a rank outside the group, which the others do not wait for.
     """
-    fault = fault or _fault(views)
-    distributed = dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1
-    ranks = _exchange(views, group, fault) if distributed else Ranks((views[0].shape[0],))
+    fault = _fault(views) or fault
+    world = dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
+    if world < 1:
+        raise InputError("This process is not in the process group given; call the loss on the group's ranks alone.")
+    ranks = _exchange(views, group, fault) if world > 1 else Ranks(tuple(views[0].shape[:1]))
     if fault:
         raise InputError(fault)
     if ranks.total < 2:
@@ -116,6 +119,8 @@ def _fault(views: Sequence[Tensor]) -> str:
     shapes = [tuple(view.shape) for view in views]
     if any(len(shape) != 2 for shape in shapes) or len(set(shapes)) != 1:
         return f"Embeddings must be matrices [N, D] of one shape; received {', '.join(map(str, shapes))}."
+    if not shapes[0][1]:
+        return f"Embeddings need a feature at least; received shape {shapes[0]}."
     if not all(view.is_floating_point() for view in views):
         return f"Embeddings must be floating point; received {', '.join(str(view.dtype) for view in views)}."
     if len({view.device for view in views}) != 1:
