@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from barlow.errors import InputError
-from barlow.objectives import BarlowTwinsLoss, MixedBarlowTwinsLoss
+from barlow.objectives import BarlowTwinsLoss, MixedBarlowTwinsLoss, NTXentLoss
 from barlow.training.gradient_cache import cached_backward, part_sizes
 
 
@@ -158,6 +158,17 @@ def test_inside_autocast_the_weights_still_get_their_gradients() -> None:
         terms = cached_backward(module, views, 8, loss.terms)
     assert terms["loss"].dtype == torch.float32
     assert (gradient(module) - want).norm() < 0.02 * want.norm()
+
+
+def test_autocast_does_not_reach_the_backward_pass_of_a_loss_that_computes_in_float32() -> None:
+    scale = torch.linspace(0.5, 2.0, 6).requires_grad_()  # an encoder with nothing in it for autocast to round
+    views, loss = batches(), NTXentLoss()
+    cached_backward(lambda x: x * scale, views, 8, loss.terms)
+    assert scale.grad is not None
+    want, scale.grad = scale.grad, None
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cached_backward(lambda x: x * scale, views, 8, loss.terms)
+    torch.testing.assert_close(scale.grad, want)
 
 
 def test_the_scalers_factor_is_on_the_gradients_and_not_on_the_terms() -> None:
