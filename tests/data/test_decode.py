@@ -207,10 +207,14 @@ def test_every_exif_orientation_comes_out_upright(orientation: int) -> None:
     }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encoded(Image.fromarray(np.ascontiguousarray(stored)), "PNG", exif=exif)
-    image = open_image(data, RGB8, "x")
-    assert (image.height, image.width) == (16, 24)
-    np.testing.assert_array_equal(image.decode()[0].numpy(), upright.transpose(2, 0, 1))
+    deep = io.BytesIO()
+    tag = (0x0112, "H", 1, orientation, True)
+    tifffile.imwrite(deep, stored.astype(np.uint16) * 257, photometric="rgb", extratags=[tag])
+    eight_bit = (encoded(Image.fromarray(np.ascontiguousarray(stored)), kind, exif=exif) for kind in ("PNG", "TIFF"))
+    for data in (*eight_bit, deep.getvalue()):
+        image = open_image(data, RGB8, "x")
+        assert (image.height, image.width) == (16, 24)
+        np.testing.assert_array_equal(image.decode()[0].numpy(), upright.transpose(2, 0, 1))
 
 
 def test_a_jpeg_decodes_reduced_where_allowed_and_others_do_not() -> None:

@@ -60,6 +60,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # EXIF orientation -> what makes the image upright
+_SIDEWAYS = (5, 6, 7, 8)  # orientations whose height and width change places
+_FLIPS = {2: (2,), 3: (1, 2), 4: (1,), 6: (2,), 7: (1, 2), 8: (1,)}  # axes of [C, H, W], after that change
 _ORIENTATION = 0x0112
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in JPEG and in Pillow's mode L
 
@@ -146,10 +148,9 @@ def _open_pillow(data: bytes) -> "_PillowImage":
 class _PillowImage:
     def __init__(self, image: ImageFile.ImageFile) -> None:
         self._image = image
-        self._turn = _UPRIGHT.get(_orientation(image))
-        width, height = image.size
-        sideways = self._turn in (_UPRIGHT[5], _UPRIGHT[6], _UPRIGHT[7], _UPRIGHT[8])
-        self.height, self.width = (width, height) if sideways else (height, width)
+        orientation, (width, height) = _orientation(image), _stored_size(image)
+        self._turn = _UPRIGHT.get(orientation) if image.format != "TIFF" else None  # Pillow turns a TIFF by itself
+        self.height, self.width = (width, height) if orientation in _SIDEWAYS else (height, width)
         # a progressive JPEG is held whole as coefficients before it is reduced
         self.reducible = image.format == "JPEG" and not image.info.get("progressive")
 
@@ -187,6 +188,13 @@ def _orientation(image: ImageFile.ImageFile) -> int:
         return 1
 
 
+def _stored_size(image: ImageFile.ImageFile) -> tuple[int, int]:
+    """Width and height as stored: Pillow gives those of the upright TIFF from version 11 on."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return int(image.tag_v2[TiffImagePlugin.IMAGEWIDTH]), int(image.tag_v2[TiffImagePlugin.IMAGELENGTH])
+    return image.size
+
+
 def _to_mode(image: Image.Image, channels: int) -> Image.Image:
     """Gray, RGB or RGBA pixels; transparency is laid over white, as a page would show it."""
     if channels == 4:
@@ -202,19 +210,31 @@ def _to_mode(image: Image.Image, channels: int) -> Image.Image:
 
 
 class _ArrayImage:
-    """An image stored as an array, with the axis of its channels (None: gray)."""
+    """An image stored as an array, with the axis of its channels (None: gray) and its orientation, as in EXIF."""
 
     reducible = False
 
     def __init__(
-        self, shape: tuple[int, ...], dtype: npt.DTypeLike, axis: int | None, load: Callable[[], Array]
+        self,
+        shape: tuple[int, ...],
+        dtype: npt.DTypeLike,
+        axis: int | None,
+        load: Callable[[], Array],
+        orientation: int = 1,
     ) -> None:
-        self._axis, self._load = axis, load
-        self.height, self.width = (n for i, n in enumerate(shape) if axis is None or i != axis % len(shape))
+        self._axis, self._load, self._orientation = axis, load, orientation
+        height, width = (n for i, n in enumerate(shape) if axis is None or i != axis % len(shape))
+        self.height, self.width = (width, height) if orientation in _SIDEWAYS else (height, width)
         self.natural = Form(1 if axis is None else shape[axis], _natural_dtype(np.dtype(dtype)))
 
     def decode(self, form: Form, reduction: int) -> tuple[Tensor, int]:
-        return _to_form(_chw(self._load(), self._axis), form), 1
+        return _to_form(_upright(_chw(self._load(), self._axis), self._orientation), form), 1
+
+
+def _upright(pixels: Tensor, orientation: int) -> Tensor:
+    """[C, H, W] as a viewer shows it."""
+    turned = pixels.transpose(1, 2) if orientation in _SIDEWAYS else pixels
+    return turned.flip(_FLIPS[orientation]) if orientation in _FLIPS else turned
 
 
 def _natural_dtype(dtype: np.dtype[Any]) -> torch.dtype:
@@ -256,12 +276,13 @@ def _open_tiff(data: bytes) -> "_PillowImage | _ArrayImage":
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
         series, page = tiff.series[0], tiff.series[0].keyframe
         shape, dtype, axes = series.shape, np.dtype(series.dtype), series.axes
+        orientation = int(page.tags.valueof(_ORIENTATION, default=1))
     if dtype in (np.uint8, np.bool_) and axes in ("YX", "YXS") and page.samplesperpixel in (1, 3, 4):
         return _open_pillow(data)
     axis = None if axes == "YX" else _tiff_channel_axis(axes, shape)
     if len(shape) == 2 and page.compression != tifffile.COMPRESSION.NONE:
         return _open_pillow(data)  # Pillow reads compressed 16-bit and float gray without further packages
-    return _ArrayImage(shape, dtype, axis, lambda: tifffile.imread(io.BytesIO(data)))
+    return _ArrayImage(shape, dtype, axis, lambda: tifffile.imread(io.BytesIO(data)), orientation)
 
 
 def _tiff_channel_axis(axes: str, shape: tuple[int, ...]) -> int:
