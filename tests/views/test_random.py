@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -26,6 +27,11 @@ def test_draws_follow_the_sample_not_its_place_in_the_batch() -> None:
 def test_every_part_of_the_key_changes_all_draws(changed: dict[str, int]) -> None:
     ids = torch.arange(50)
     assert not (stream(ids).table == stream(ids, **changed).table).any()
+
+
+def test_numpy_integers_count_as_the_numbers_they_are() -> None:
+    ids = torch.arange(4)
+    assert torch.equal(stream(ids, np.int64(3), np.int32(1)).table, stream(ids, 3, 1).table)  # type: ignore[arg-type]
 
 
 def test_views_of_a_stream_are_the_streams_of_its_views() -> None:

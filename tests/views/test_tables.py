@@ -44,6 +44,16 @@ def test_with_reference_rows_a_view_does_not_depend_on_the_batch() -> None:
         assert torch.equal(view[order], few)
 
 
+def test_reference_rows_go_to_the_device_once_and_not_with_every_batch() -> None:
+    make = maker(TableView(corruption=0.5), reference=rows(99))
+    make(rows(5).to("meta"), torch.arange(5), 0)
+    kept = make._reference
+    assert kept is not None
+    assert kept.device.type == "meta"
+    make(rows(5).to("meta"), torch.arange(5), 1)
+    assert make._reference is kept
+
+
 def test_noise_is_in_units_of_the_features_deviation() -> None:
     make = TableViewMaker(
         Recipe("noise", (TableView(noise=0.2),)), features=2, mean=(1.0, 100.0), std=(1.0, 50.0), seed=0

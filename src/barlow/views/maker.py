@@ -168,7 +168,9 @@ class ViewMaker:
         out = torch.empty(total, self.channels, size, size, dtype=self.dtype, device=device)
         if compiled:
             native.advise_large_pages(out)
-        step = max(1, _CHUNK.get(device.type, 2**28) // max(1, self.channels * size * size))
+        # where crops are matrix products, whole images are their operands
+        pixels = size * size if device.type == "cpu" else max(size * size, images.shape[2] * images.shape[3])
+        step = max(1, _CHUNK.get(device.type, 2**28) // (self.channels * pixels))
         for start in range(0, total, step):
             part = slice(start, start + step)
             in_place = compiled and self.dtype == torch.float32

@@ -42,13 +42,14 @@ def splitmix64(x: Tensor) -> Tensor:
     return _shift_right(x, 31) ^ x
 
 
-def _key(*parts: object) -> int:
-    """A signed 64-bit key for a tuple of plain values."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+def _key(*parts: str | int) -> int:
+    """A signed 64-bit key for a tuple of plain values; a NumPy integer counts as the number it is."""
+    plain = tuple(part if isinstance(part, str) else int(part) for part in parts)
+    digest = hashlib.blake2b(repr(plain).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
 
 
-def sample_keys(ids: Tensor, *parts: object) -> Tensor:
+def sample_keys(ids: Tensor, *parts: str | int) -> Tensor:
     """One 64-bit key per id [B], different for every (id, parts)."""
     return splitmix64(ids + _key(*parts))
 

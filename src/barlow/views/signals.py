@@ -40,7 +40,8 @@ class SignalViewMaker:
         """Views [B, C, T], normalised, of signals [B, C, T] with ids int64 [B]."""
         if signals.ndim != 3 or signals.shape[1] != self.channels:
             raise InputError(f"Views need signals [B, {self.channels}, T], got {list(signals.shape)}.")
-        x = (signals.float() - self._mean.to(signals.device)) / self._std.to(signals.device)
+        mean, std = (of.to(signals.device, non_blocking=True) for of in (self._mean, self._std))
+        x = (signals.float() - mean) / std
         views = []
         for v, view in enumerate(self._views):
             stream = Stream.of(self.seed, epoch, ids.cpu(), [v])

@@ -41,15 +41,15 @@ class TableViewMaker:
         self.dtype = dtype
         self._mean = torch.tensor(mean, dtype=torch.float32)
         self._std = torch.tensor(std, dtype=torch.float32)
-        self._reference = None if reference is None else reference.float().cpu()
+        self._reference = None if reference is None else reference.float()
         self._views = _table_views(recipe)
 
     def __call__(self, rows: Tensor, ids: Tensor, epoch: int) -> list[Tensor]:
         """Views [B, F], normalised, of rows [B, F] with ids int64 [B]."""
         if rows.ndim != 2 or rows.shape[1] != self.features:
             raise InputError(f"Views need rows [B, {self.features}], got {list(rows.shape)}.")
-        others = rows if self._reference is None else self._reference.to(rows.device)
-        mean, std = self._mean.to(rows.device), self._std.to(rows.device)
+        self._move_to(rows.device)
+        others, mean, std = rows if self._reference is None else self._reference, self._mean, self._std
         views = []
         for v, view in enumerate(self._views):
             stream = Stream.of(self.seed, epoch, ids.cpu(), [v])
@@ -58,6 +58,12 @@ class TableViewMaker:
                 x = x + view.noise * stream.field("row noise", self.features, x.device)
             views.append(x.to(self.dtype))
         return views
+
+    def _move_to(self, device: torch.device) -> None:
+        """Keep what every batch needs beside the batches: the reference rows may be the whole training set."""
+        if self._mean.device != device:
+            self._mean, self._std = self._mean.to(device), self._std.to(device)
+            self._reference = None if self._reference is None else self._reference.to(device)
 
 
 def _table_views(recipe: Recipe) -> tuple[TableView, ...]:
