@@ -17,6 +17,7 @@ from torch import Tensor
 
 from barlow.data import Batch, CorruptSample, Loader, Source, WorkerDied, open_source
 from barlow.data.arrays import from_array
+from barlow.data.memory import available_memory
 from barlow.data.order import epoch_order
 from barlow.data.streaming import allowed_reduction
 from barlow.errors import InputError
@@ -138,7 +139,7 @@ def test_decoding_once_gives_the_batches_of_decoding_every_time(tmp_path: Path, 
 
 
 def test_a_disk_cache_is_found_again_and_made_anew_when_files_change(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, own_caches: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = small_folder(tmp_path, 110, broken=(3,))
     first = Loader(source, np.arange(110), 32, cache="disk")
@@ -148,6 +149,8 @@ def test_a_disk_cache_is_found_again_and_made_anew_when_files_change(
         again = Loader(source, np.arange(110), 32, cache="disk")
         assert same(drawn(again, 0), before)
         assert again.skipped == first.skipped
+    next(own_caches.rglob("*.npy")).unlink()
+    assert same(drawn(Loader(source, np.arange(110), 32, cache="disk"), 0), before)
     for path in tmp_path.glob("*.png"):
         Image.new("RGB", (5, 6), "white").save(path)
     changed = Loader(open_source(tmp_path), np.arange(110), 32, cache="disk")
@@ -163,6 +166,14 @@ def test_more_than_its_share_of_memory_goes_to_disk(
     monkeypatch.setattr("barlow.data.store.available_memory", lambda: 1000)
     assert same(drawn(Loader(source, np.arange(40), 8), 0), in_memory)
     assert len(list(own_caches.rglob("*.npy"))) == 1
+
+
+def test_the_tightest_control_group_decides_what_memory_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's or a scheduler's limit, not the machine's memory; divided by the ranks that share it."""
+    monkeypatch.setattr("barlow.data.memory._machine_available", lambda: 900)
+    monkeypatch.setattr("barlow.data.memory.group_rooms", lambda: [700, 300])
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert available_memory() == 150
 
 
 def test_one_odd_size_among_many_is_streamed_instead_of_cached(tmp_path: Path) -> None:
@@ -361,6 +372,26 @@ def test_views_cut_from_a_reduced_jpeg_are_the_views_of_the_whole(tmp_path: Path
         boxes = maker.boxes(i, 0, 480, 640)
         for cut, whole in zip(batch.cuts, maker.cut(source.read(i), boxes), strict=True):
             assert (cut[k].float() - whole.float()).abs().mean() < 3
+
+
+@pytest.mark.parametrize("cache", ["memory", "disk"])
+def test_decoded_samples_that_a_gpu_has_no_room_for_are_gathered_ahead_into_pinned_memory(
+    tmp_path: Path, cache: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a copy to the GPU: what a machine that has none can show."""
+    source = small_folder(tmp_path, 40)
+    expected = drawn(Loader(source, np.arange(40), 8, cache=cache), 0)
+    asked: list[list[int]] = []
+
+    def noted(batch: Batch) -> Batch:
+        asked.append(batch.ids.tolist())
+        return batch
+
+    monkeypatch.setattr("barlow.data.loader.pinned", noted)
+    monkeypatch.setattr("barlow.data.store._to_device", lambda samples, device: samples)
+    monkeypatch.setattr(Loader, "_on_device", lambda self, batch: batch)
+    assert same(drawn(Loader(source, np.arange(40), 8, cache=cache, device="cuda"), 0), expected)
+    assert asked == [ids for ids, _ in expected]
 
 
 def test_a_corrupt_sample_survives_the_way_out_of_a_worker() -> None:

@@ -75,8 +75,9 @@ def test_a_damaged_or_outdated_index_is_built_again(tmp_path: Path) -> None:
     shards(tmp_path, 2, 3)
     open_source(tmp_path)
     index = next(tmp_path.glob(".barlow-index-*.npz"))
-    index.write_bytes(b"junk")
-    assert shades(open_source(tmp_path)) == list(range(6))
+    for damaged in (b"junk", b"", index.read_bytes()[:300]):
+        index.write_bytes(damaged)
+        assert shades(open_source(tmp_path)) == list(range(6))
     shards(tmp_path, 2, 4)
     assert shades(open_source(tmp_path)) == list(range(8))
 
@@ -87,7 +88,7 @@ def test_an_index_goes_to_the_next_place_where_the_first_cannot_be_written(tmp_p
     one = np.ones(1, np.int64)
     built = [read_or_build(places, lambda: Index(["a"], one, one, one, classes=("x",))) for _ in range(2)]
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["i.npz"]
-    assert built[1].keys == built[0].keys == ["a"]
+    assert list(built[1].keys) == list(built[0].keys) == ["a"]
     assert built[1].classes == ("x",)
 
 
@@ -104,6 +105,25 @@ def test_json_labels_and_foreign_members(tmp_path: Path) -> None:
     source = open_source(tar(tmp_path / "s.tar", members))
     assert (shades(source), labels(source)) == ([1, 2], [4, 2])
     assert list(source.keys) == ["s.tar/a/x", "s.tar/b/y"]
+
+
+def test_names_with_several_dots_are_samples_where_no_other_image_is(tmp_path: Path) -> None:
+    members = {
+        "IMG.2020.01.PNG": png(1),
+        "IMG.2020.01.cls": b"5",
+        "IMG.2020.02.PNG": png(2),
+        "IMG.2020.02.cls": b"6",
+        "x.left.png": png(3),
+        "x.cls": b"7",
+        "y.png": png(4),
+        "y.mask.png": png(5),
+        "y.cls": b"8",
+        "z.": b"",
+        "z": b"",
+    }
+    source = open_source(tar(tmp_path / "s.tar", members))
+    assert list(source.keys) == [f"s.tar/{key}" for key in ("IMG.2020.01", "IMG.2020.02", "x.left", "y")]
+    assert (shades(source), labels(source)) == ([1, 2, 3, 4], [5, 6, 7, 8])
 
 
 def test_a_sample_without_a_label_leaves_the_shards_unlabelled(tmp_path: Path) -> None:
@@ -208,9 +228,10 @@ def test_parquet_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_saved_arrow_datasets_open_by_their_split_folders(tmp_path: Path) -> None:
-    for split, first in (("train", 0), ("test", 20)):
-        (tmp_path / split).mkdir()
-        path = tmp_path / split / "data-00000-of-00001.arrow"
+    files = ("train/data-00000-of-00001", "train/cache-0a1b", "test/data-00000-of-00001")  # one is of a `map`
+    for name, first in zip(files, (0, 10, 20), strict=True):
+        path = tmp_path / f"{name}.arrow"
+        path.parent.mkdir(exist_ok=True)
         with pa.OSFile(str(path), "wb") as out, pa.ipc.new_stream(out, table(first, 4).schema) as stream:
             stream.write_table(table(first, 4), max_chunksize=3)
     assert shades(open_source(tmp_path)) == [0, 1, 2, 3]

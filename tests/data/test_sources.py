@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import pickle
 import struct
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 
 from barlow.data import CorruptSample, open_source
+from barlow.data.source import Names
 from barlow.errors import InputError
 
 
@@ -132,6 +134,15 @@ def test_a_changed_file_changes_the_fingerprint(tmp_path: Path) -> None:
     assert open_source(tmp_path).fingerprint() != before
 
 
+def test_names_are_kept_as_they_are_whatever_their_characters() -> None:
+    given = ["a/b.png", "", "日本/é.jpg", os.fsdecode(b"latin-\xe9.png"), "line\nbreak"]
+    names = pickle.loads(pickle.dumps(Names(given)))  # noqa: S301  our own bytes
+    assert list(names) == given
+    assert (names[-1], names[np.int64(2)], names[1:3], len(names)) == (given[-1], given[2], given[1:3], 5)
+    with pytest.raises(IndexError):
+        names[5]
+
+
 # --- arrays ------------------------------------------------------------------------------------------------------
 
 
@@ -224,6 +235,7 @@ def test_npz_with_split_names_has_splits(tmp_path: Path) -> None:
     assert train.labels is not None
     assert train.labels.tolist() == [0, 1, 1]
     assert train.split_names == ("train", "test")
+    assert train.fingerprint() != test.fingerprint()  # what is kept of the one is not taken for the other's
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])

@@ -11,6 +11,7 @@ import torch
 from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
 
+from barlow.data.memory import group_rooms
 from barlow.models.sync_norm import synchronise_norms
 from barlow.training import memory
 from barlow.training.memory import (
@@ -255,7 +256,7 @@ def test_the_containers_limit_counts_without_its_page_cache(tmp_path: Path) -> N
     group(tmp_path / "memory" / "job", 1, "5000", 1000, 0)
     membership = tmp_path / "membership"
     membership.write_text("0::/pod/box\n4:memory:/job\n3:cpuset:/elsewhere\n2:cpu,cpuacct:/\n")
-    assert sorted(memory._cgroup_bytes(tmp_path, membership)) == [500, 4000]
+    assert sorted(group_rooms(tmp_path, membership)) == [500, 4000]
 
 
 def test_part_of_the_free_memory_is_left_to_the_allocator() -> None:
@@ -265,5 +266,5 @@ def test_part_of_the_free_memory_is_left_to_the_allocator() -> None:
 def test_the_cpu_has_what_the_tighter_of_machine_and_container_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_machine_bytes", lambda: 7 * GIB)
     for rooms, expected in (([], 7 * GIB), ([9 * GIB, 3 * GIB], 3 * GIB)):
-        monkeypatch.setattr(memory, "_cgroup_bytes", lambda rooms=rooms: rooms)
+        monkeypatch.setattr(memory, "group_rooms", lambda rooms=rooms: rooms)
         assert available_bytes("cpu") == expected

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +47,8 @@ class ArraySource(Source):
     layout: str
     """Of a memory-mapped array: "NHW", "NCHW", "NHWC", "NCT" or "NF"; a tensor is always channels first."""
     path: Path | None = None
+    member: str = ""
+    """Which of the arrays in the file it is, where there are several."""
 
     def gather(self, indices: IntArray) -> Tensor:
         """The samples, stacked: [len(indices), C, H, W] (signals [., C, T], tables [., F])."""
@@ -61,7 +64,8 @@ class ArraySource(Source):
 
     def fingerprint(self) -> str:
         stat = self.path.stat() if self.path else None
-        return digest(self.name, self.path, (stat.st_size, stat.st_mtime_ns) if stat else id(self.array))
+        content = (stat.st_size, stat.st_mtime_ns) if stat else id(self.array)
+        return digest(self.name, self.path, content, *filter(None, [self.member]))
 
 
 def from_array(
@@ -216,18 +220,19 @@ def open_npz(path: Path, *, split: str | None, channels: int | None, kind: Kind 
         found = tuple(s for s in ("train", "val", "test") if s in names.values())
         chosen = choose_split(split, found, str(path))
         keys = {_base(name): name for name, owner in names.items() if owner == chosen}
-        array = _member(archive, _samples_key(keys, archive, path), path)
+        key = _samples_key(keys, archive, path)
+        array = _member(archive, key, path)
         label_key = next((keys[k] for k in LABEL_KEYS if k in keys), None)
         labels = None if label_key is None else _member(archive, label_key, path)
     source = from_array(array, name=str(path), labels=labels, channels=channels, kind=kind, path=path)
-    source.split_names, source.note = found, split_note(chosen, found)
+    source.member, source.split_names, source.note = key, found, split_note(chosen, found)
     return source
 
 
 def _load(path: Path, mmap_mode: Any = None) -> Any:
     try:
         return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, BadZipFile) as error:
         raise _unloadable(path, error) from error
 
 
@@ -240,7 +245,7 @@ def _member(archive: Any, key: str, path: Path) -> Array:
 
 
 def _unloadable(path: Path, error: Exception) -> InputError:
-    if "Object arrays" in str(error):
+    if any(words in str(error) for words in ("Object arrays", "Python objects")):  # of NumPy's two messages
         return InputError(f"{path}: holds Python objects, which are not loaded; save plain numeric arrays.")
     return InputError(f"{path}: cannot be read as a NumPy file.")
 

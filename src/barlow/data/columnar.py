@@ -21,7 +21,7 @@ from .arrays import LABEL_KEYS, choose_split, split_note
 from .files import file_stamp
 from .memory import cache_folder, locked
 from .packed import Index, PackedSource, packed_source
-from .source import IntArray, digest
+from .source import IntArray, Names, digest
 
 SUFFIXES = frozenset({".parquet", ".arrow"})
 
@@ -33,6 +33,7 @@ def open_tables(files: Sequence[Path], *, name: str, split: str | None, channels
 
     Raises InputError when a file cannot be read or no column holds image bytes.
     """
+    files = [path for path in files if not path.name.startswith("cache-")] or files  # `datasets` keeps what `map` gave
     owners = [_split_of(path) for path in files]
     found = tuple(sorted({owner for owner in owners if owner}))
     chosen = choose_split(split, found, name)
@@ -81,7 +82,7 @@ def _unpack(files: Sequence[Path], blob: Path, name: str) -> Index:
             )
     ends = np.cumsum(np.array(sizes, np.int64))
     return Index(
-        keys=[f"row {i}" for i in range(len(sizes))],
+        keys=Names(f"row {i}" for i in range(len(sizes))),
         shard=np.zeros(len(sizes), np.int64),
         offset=ends - np.array(sizes, np.int64),
         size=np.array(sizes, np.int64),

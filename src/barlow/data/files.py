@@ -4,7 +4,8 @@ import errno
 import hashlib
 import os
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from barlow.errors import InputError
 
 from .decode import Form, join_forms, natural_form, open_image
 from .order import SAMPLE, hashed
-from .source import CorruptSample, IntArray, LazyImage, Source, digest
+from .source import CorruptSample, IntArray, LazyImage, Names, Source, digest
 
 PROBED = 256
 """Files whose headers decide the channels and the depth of a source."""
@@ -85,30 +86,29 @@ def file_stamp(path: Path) -> tuple[str, int, int]:
 
 
 def from_files(
-    root: Path, keys: Sequence[str], *, name: str, channels: int | None, labels: IntArray | None = None
+    root: Path, keys: Iterable[str], *, name: str, channels: int | None, labels: IntArray | None = None
 ) -> FolderSource:
     """A source over known files, in the order given."""
-    source = FolderSource(name=name, keys=keys, channels=3, dtype=torch.uint8, labels=labels, root=root)
+    source = FolderSource(name=name, keys=Names(keys), channels=3, dtype=torch.uint8, labels=labels, root=root)
     source.settle_form(channels)
     return source
 
 
-def open_folder(root: Path, keys: Sequence[str], *, name: str, channels: int | None) -> FolderSource:
+def open_folder(root: Path, keys: Iterable[str], *, name: str, channels: int | None) -> FolderSource:
     """The image files `keys` under `root`; class subfolders, where there are any, give labels."""
     source = from_files(root, keys, name=name, channels=channels)
-    source.labels, source.classes = _class_folders(keys)
+    source.labels, source.classes = _class_folders(source.keys)
     source.note = f"labels from {len(source.classes)} subfolders" if source.classes else ""
     return source
 
 
 def _class_folders(keys: Sequence[str]) -> tuple[IntArray | None, tuple[str, ...] | None]:
     """Labels when every file lies in `<class>/` directly and there are at least two classes."""
-    parents = [key.split("/") for key in keys]
-    classes = tuple(sorted({parts[0] for parts in parents}))
-    if any(len(parts) != 2 for parts in parents) or len(classes) < 2:
+    classes = tuple(sorted({key.rpartition("/")[0] for key in keys}))
+    if len(classes) < 2 or any(not name or "/" in name for name in classes):
         return None, None
     number = {name: i for i, name in enumerate(classes)}
-    return np.array([number[parts[0]] for parts in parents], np.int64), classes
+    return np.fromiter((number[key.rpartition("/")[0]] for key in keys), np.int64, len(keys)), classes
 
 
 def scan(root: Path, suffixes: frozenset[str]) -> Iterator[str]:
@@ -129,8 +129,13 @@ def scan(root: Path, suffixes: frozenset[str]) -> Iterator[str]:
             path = f"{folder}{entry.name}"
             if _is_folder(entry):
                 waiting.append(path + "/")
-            elif Path(entry.name).suffix.lower() in suffixes and (entry.is_file() or entry.is_symlink()):
+            elif suffix_of(entry.name) in suffixes and (entry.is_file() or entry.is_symlink()):
                 yield path
+
+
+def suffix_of(name: str) -> str:
+    """Lower case, with its dot; a Path for each of millions of files would take minutes and gigabytes."""
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
@@ -144,9 +149,15 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
 
 def _entries(folder: Path) -> list["os.DirEntry[str]"]:
     """Visible entries, last name first: the caller works from the end of its list."""
+    with listable(folder), os.scandir(folder) as found:
+        entries = [entry for entry in found if not entry.name.startswith(".")]
+    return sorted(entries, key=lambda entry: entry.name, reverse=True)
+
+
+@contextmanager
+def listable(folder: Path) -> Iterator[None]:
+    """Raise InputError where the folder cannot be listed."""
     try:
-        with os.scandir(folder) as found:
-            entries = [entry for entry in found if not entry.name.startswith(".")]
+        yield
     except OSError as error:
         raise InputError(f"{folder}: cannot list this folder ({error.strerror}).") from error
-    return sorted(entries, key=lambda entry: entry.name, reverse=True)

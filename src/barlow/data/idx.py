@@ -21,9 +21,9 @@ _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E:
 _PREFIXES = {"train": "train", "t10k": "test", "test": "test"}
 
 
-def is_idx(path: Path) -> bool:
-    """Whether the name says IDX: `*-idx3-ubyte`, `*.idx3-ubyte`, with or without `.gz`."""
-    name = path.name.lower().removesuffix(".gz")
+def is_idx(name: str) -> bool:
+    """Whether a file's name says IDX: `*-idx3-ubyte`, `*.idx3-ubyte`, with or without `.gz`."""
+    name = name.lower().removesuffix(".gz")
     return not name.startswith(".") and (name.endswith(".idx") or ("idx" in name and name.endswith("byte")))
 
 
@@ -44,7 +44,7 @@ def open_idx_folder(folder: Path, *, split: str | None, channels: int | None) ->
 
 
 def _by_split(folder: Path, content: str) -> list[tuple[str, Path]]:
-    files = sorted((p for p in folder.iterdir() if is_idx(p) and content in p.name), reverse=True)
+    files = sorted((p for p in folder.iterdir() if is_idx(p.name) and content in p.name), reverse=True)
     return [(_PREFIXES[prefix], p) for p in files for prefix in _PREFIXES if p.name.startswith(prefix)]
 
 

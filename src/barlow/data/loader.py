@@ -115,11 +115,15 @@ class Loader:
         return epoch_order(self._indices, seed=self._seed, epoch=epoch, groups=groups)
 
     def _batches(self, plan: list[Planned]) -> Generator[Batch]:
-        if self._store is not None:
-            batches = (self._stored(self._store, planned) for planned in plan)
-            return ahead(batches) if self._store.on_disk else batches
-        batches = (self._as_batch(read) for read in self._stream(plan))
-        return batches if self._device.type == "cpu" else ahead(pinned(batch) for batch in batches)
+        store = self._store
+        if store is None:
+            batches = (self._as_batch(read) for read in self._stream(plan))
+        else:
+            batches = (self._stored(store, planned) for planned in plan)
+        if self._device.type == "cuda" and (store is None or not store.on_device):
+            return ahead(pinned(batch) for batch in batches)
+        slow = self._device.type != "cpu" if store is None else store.on_disk
+        return ahead(batches) if slow else batches
 
     def _stored(self, store: Store, planned: Planned) -> Batch:
         ids = planned.ids.copy()
@@ -164,8 +168,10 @@ class Loader:
         """Note what was read and what could not be; raise InputError when too much could not."""
         self._corrupt.update(corrupt)
         self._seen[ids] = True
+        if not self._corrupt:
+            return
         self._seen[list(self._corrupt)] = True
-        counted = max(int(self._seen.sum()), min(len(self._source), _EARLIEST_VERDICT))
+        counted = max(int(np.count_nonzero(self._seen)), min(len(self._source), _EARLIEST_VERDICT))
         if len(self._corrupt) > _corrupt_limit(counted):
             raise self._too_corrupt()
 

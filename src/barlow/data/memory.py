@@ -15,8 +15,7 @@ MEMORY_SHARE = 0.25
 
 def available_memory() -> int:
     """Bytes this process may still take: of the machine, or of its container, divided by the machine's ranks."""
-    machine = _machine_available()
-    return min(machine, _container_available(machine)) // local_ranks()
+    return min([_machine_available(), *group_rooms()]) // local_ranks()
 
 
 def _machine_available() -> int:
@@ -27,15 +26,41 @@ def _machine_available() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 4 << 30
 
 
-def _container_available(otherwise: int) -> int:
-    """What the control group (version 2) leaves, its file cache counted as free; `otherwise` without a limit."""
-    group = Path("/sys/fs/cgroup")
+def group_rooms(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """Bytes that each control group around this process (a container, a scheduler's job) still allows; version 2 and
+    version 1."""
+    rooms: list[int] = []
+    for line in membership.read_text().splitlines() if membership.exists() else []:
+        _, controllers, path = line.split(":", 2)
+        if controllers in ("", "memory"):
+            base = root / controllers
+            for folder in _upwards(base, path):
+                room = _room(folder, version_2=not controllers)
+                rooms += [] if room is None else [room]
+    return rooms
+
+
+def _upwards(base: Path, path: str) -> list[Path]:
+    """The group's folder and its parents, up to the mount."""
+    parts = [part for part in path.split("/") if part]
+    return [base.joinpath(*parts[:k]) for k in range(len(parts), -1, -1)]
+
+
+def _room(folder: Path, *, version_2: bool) -> int | None:
+    limit_name, used_name, cache_name = (
+        ("memory.max", "memory.current", "inactive_file")
+        if version_2
+        else ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    )
     try:
-        used, limit = (int((group / name).read_text()) for name in ("memory.current", "memory.max"))
-        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        return max(limit - used + int(statistics["inactive_file"]), 0)
-    except (OSError, ValueError, KeyError):  # no control group, or "max": no limit
-        return otherwise
+        limit = (folder / limit_name).read_text().strip()
+        used = int((folder / used_name).read_text())
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except OSError:
+        return None  # no such group in this container's view
+    if limit == "max":
+        return None
+    return max(0, int(limit) - used + int(stat.get(cache_name, 0)))  # the page cache gives way
 
 
 def cache_folder() -> Path:

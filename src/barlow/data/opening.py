@@ -1,5 +1,6 @@
 """`open_source`: from what a person names to a source."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from barlow.errors import InputError, suggest
 from . import columnar
 from .arrays import choose_split, from_array, open_npy, open_npz, open_tiff_stack, split_note
 from .decode import IMAGE_SUFFIXES
-from .files import open_folder, scan
+from .files import listable, open_folder, scan, suffix_of
 from .idx import is_idx, open_idx_file, open_idx_folder
 from .named import NAMES, open_named
 from .shards import expand, is_pattern, open_shards
@@ -58,6 +59,8 @@ def _open(
         return from_array(data, channels=channels, kind=kind)
     if isinstance(data, str) and data in NAMES:
         return open_named(data, split=split, channels=channels)
+    if not str(data):
+        raise InputError("the data are named by an empty text; give a folder, a file, or the name of a data set.")
     path = Path(data).expanduser()
     if path.is_dir():
         return _open_directory(path, split, channels)
@@ -75,7 +78,9 @@ def _open_directory(root: Path, split: str | None, channels: int | None) -> Sour
 
     Top-level folders named train, val or test are splits: the others are left out, and train is the default.
     """
-    if any(is_idx(file) for file in root.iterdir()):
+    with listable(root), os.scandir(root) as entries:
+        has_idx = any(is_idx(entry.name) for entry in entries)
+    if has_idx:
         return open_idx_folder(root, split=split, channels=channels)
     found = tuple(name for name in SPLITS if (root / name).is_dir())
     chosen = choose_split(split, found, str(root)) if found else None
@@ -89,17 +94,16 @@ def _open_directory(root: Path, split: str | None, channels: int | None) -> Sour
 
 def _open_contents(top: Path, name: str, split: str | None, channels: int | None) -> Source:
     keys = sorted(scan(top, IMAGE_SUFFIXES | columnar.SUFFIXES | {".tar"}))
-    stored = {_store_of(Path(key).suffix.lower()) for key in keys}
+    stored = {_store_of(suffix) for suffix in set(map(suffix_of, keys))}
     if len(stored) > 1:
         raise InputError(f"{top}: holds {' and '.join(sorted(stored))}; name one kind, like {top}/*.tar.")
     if not keys:
         raise InputError(f"{top}: no images found; looked for {', '.join(sorted(IMAGE_SUFFIXES))} in all subfolders.")
-    files = [top / key for key in keys]
     if stored == {_TABLES}:
-        return columnar.open_tables(files, name=name, split=split, channels=channels)
+        return columnar.open_tables([top / key for key in keys], name=name, split=split, channels=channels)
     choose_split(split, (), name)
     if stored == {_SHARDS}:
-        return open_shards(files, name=name, channels=channels)
+        return open_shards([top / key for key in keys], name=name, channels=channels)
     return open_folder(top, keys, name=name, channels=channels)
 
 
@@ -116,7 +120,7 @@ def _open_file(path: Path, split: str | None, channels: int | None, kind: Kind |
     choose_split(split, (), str(path))
     if suffix == ".npy":
         return open_npy(path, channels=channels, kind=kind)
-    if is_idx(path):
+    if is_idx(path.name):
         return open_idx_file(path, channels=channels)
     if suffix in (".tif", ".tiff"):
         return open_tiff_stack(path, channels=channels)

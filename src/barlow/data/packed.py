@@ -12,14 +12,14 @@ import numpy as np
 import torch
 
 from .files import EncodedSource
-from .source import CorruptSample, IntArray, digest
+from .source import CorruptSample, IntArray, Names, digest
 
 
 @dataclass
 class Index:
     """Where each of N samples lies."""
 
-    keys: list[str]
+    keys: Sequence[str]
     shard: IntArray
     """[N] number of the file that holds it."""
     offset: IntArray
@@ -29,7 +29,7 @@ class Index:
 
     def save(self, path: Path) -> None:
         """Write atomically: several ranks may build the same index at the same time."""
-        facts = json.dumps({"keys": self.keys, "classes": self.classes}).encode()
+        facts = json.dumps({"keys": list(self.keys), "classes": self.classes}).encode()
         arrays = {
             "shard": self.shard,
             "offset": self.offset,
@@ -50,14 +50,14 @@ class Index:
     def load(cls, path: Path) -> "Index | None":
         """The index stored there, or None when there is none that can be read."""
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 facts: dict[str, Any] = json.loads(stored["facts"].tobytes())
                 labels = stored["labels"] if "labels" in stored.files else None
                 arrays = {name: stored[name] for name in ("shard", "offset", "size")}
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
             return None
         classes = tuple(facts["classes"]) if facts["classes"] else None
-        return cls(facts["keys"], labels=labels, classes=classes, **arrays)
+        return cls(Names(facts["keys"]), labels=labels, classes=classes, **arrays)
 
 
 @dataclass(kw_only=True, eq=False)

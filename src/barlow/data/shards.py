@@ -1,4 +1,5 @@
-"""Tar shards in WebDataset's layout: files of one sample share the name up to the first dot.
+"""Tar shards in WebDataset's layout: files of one sample share the name up to the first dot. Where none of them is an
+image by the rest of its name (`.png`), those that are by their last part (`.v1.png`) are samples of their own.
 
 Samples are read at random by an index of (shard, offset, size), which is built from the headers once and kept beside
 the shards, or in the cache folder where that is read-only. Format: https://github.com/webdataset/webdataset.
@@ -19,7 +20,7 @@ from .decode import IMAGE_SUFFIXES
 from .files import file_stamp
 from .memory import cache_folder
 from .packed import Index, PackedSource, packed_source, read_or_build
-from .source import digest
+from .source import Names, digest
 
 
 def is_pattern(text: str) -> bool:
@@ -81,7 +82,7 @@ def _build(files: Sequence[Path], name: str) -> Index:
         raise InputError(f"{name}: the {len(files)} shards hold no images.")
     numbers, keys, offsets, sizes, labels = zip(*rows, strict=True)
     return Index(
-        keys=list(keys),
+        keys=Names(keys),
         shard=np.array(numbers, np.int64),
         offset=np.array(offsets, np.int64),
         size=np.array(sizes, np.int64),
@@ -91,30 +92,36 @@ def _build(files: Sequence[Path], name: str) -> Index:
 
 def _samples(path: Path) -> list[tuple[str, int, int, int | None]]:
     """(key, offset, size, label) of each sample with an image, in the order stored."""
-    images: dict[str, tuple[int, int]] = {}
+    images: dict[str, tuple[str, int, int]] = {}  # key: the sample's name, offset, size
     labels: dict[str, int | None] = {}
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
-                stem, suffix = _stem_and_suffix(member.name)
-                if not member.isfile() or not suffix:
+                tar.members = []  # type: ignore[attr-defined]  # or every header that was read would be kept
+                stem, middle, suffix = _parts(member.name)
+                if not member.isfile() or not stem:
                     continue
                 if suffix in IMAGE_SUFFIXES:
-                    images.setdefault(stem, (member.offset_data, member.size))
+                    images.setdefault(stem + middle, (stem, member.offset_data, member.size))
                 elif suffix in (".cls", ".json"):
-                    labels.setdefault(stem, _label(suffix, _content(tar, member)))
+                    labels.setdefault(stem + middle, _label(suffix, _content(tar, member)))
     except (tarfile.TarError, EOFError) as error:
         raise InputError(
             f"{path}: is not a whole, uncompressed tar file ({error}); fetch or unpack it again."
         ) from error
-    return [(f"{path.name}/{stem}", *place, labels.get(stem)) for stem, place in images.items()]
+    return [
+        (f"{path.name}/{key}", offset, size, labels.get(key, labels.get(stem)))
+        for key, (stem, offset, size) in images.items()
+        if key == stem or stem not in images
+    ]
 
 
-def _stem_and_suffix(name: str) -> tuple[str, str]:
-    """`a/b.seg.png` is sample `a/b` with suffix `.seg.png`; a hidden file has no suffix."""
-    folder, _, base = name.rpartition("/")
-    stem, dot, suffix = base.partition(".")
-    return f"{folder}/{stem}" if folder else stem, (dot + suffix).lower() if stem else ""
+def _parts(name: str) -> tuple[str, str, str]:
+    """`a/b.seg.PNG` is `a/b`, `.seg` and `.png`; all are empty of a hidden file and of one without a suffix."""
+    folder, slash, base = name.rpartition("/")
+    stem, dot, rest = base.partition(".")
+    middle, _, last = (dot + rest).rpartition(".")
+    return (folder + slash + stem, middle, f".{last.lower()}") if stem and dot else ("", "", "")
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

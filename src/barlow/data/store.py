@@ -38,6 +38,10 @@ class Store(Protocol):
     def on_disk(self) -> bool:
         """Gathering may wait for a disk."""
 
+    @property
+    def on_device(self) -> bool:
+        """The samples lie on the training device, not in the machine's memory."""
+
     def gather(self, indices: IntArray) -> Tensor: ...
 
 
@@ -52,6 +56,10 @@ class ArrayStore:
     def on_disk(self) -> bool:
         return not isinstance(self.source.array, Tensor)
 
+    @property
+    def on_device(self) -> bool:
+        return False
+
     def gather(self, indices: IntArray) -> Tensor:
         return self.source.gather(indices)
 
@@ -65,6 +73,10 @@ class TensorStore:
     corrupt: dict[int, str]
     on_disk: bool = False
 
+    @property
+    def on_device(self) -> bool:
+        return self.samples.device.type != "cpu"
+
     def gather(self, indices: IntArray) -> Tensor:
         return self.samples[torch.from_numpy(self.row[indices]).to(self.samples.device, non_blocking=True)]
 
@@ -77,6 +89,7 @@ class MappedStore:
     row: IntArray
     corrupt: dict[int, str]
     on_disk: bool = True
+    on_device: bool = False
 
     def gather(self, indices: IntArray) -> Tensor:
         return torch.from_numpy(self.samples[self.row[indices]])
@@ -174,11 +187,12 @@ def _on_disk(job: _Decoding, *, insist: bool) -> MappedStore | None:
     path = cache_folder() / "decoded" / f"{_cache_name(job)}.npy"
     facts = path.with_suffix(".json")
     with locked(path):
-        if not facts.exists():
+        if not (facts.exists() and path.exists()):
             if shutil.disk_usage(path.parent).free < job.nbytes + _SPARE_DISK:
                 if not insist:
                     return None
                 raise InputError(f"{path.parent}: {job.nbytes:,} bytes of decoded images do not fit; set BARLOW_CACHE.")
+            facts.unlink(missing_ok=True)
             rows = np.lib.format.open_memmap(path, "w+", job.dtype, (len(job.indices), *job.shape))
             corrupt = job.fill(rows)
             rows.flush()

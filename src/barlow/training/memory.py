@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from barlow.data.memory import local_ranks
+from barlow.data.memory import group_rooms, local_ranks
 from barlow.models.sync_norm import GlobalBatchNorm
 from barlow.training.gradient_cache import part_sizes
 
@@ -128,7 +128,7 @@ def available_bytes(device: str) -> int:
         return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
     if kind == "mps":
         return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
-    return min([_machine_bytes(), *_cgroup_bytes()]) // local_ranks()
+    return min([_machine_bytes(), *group_rooms()]) // local_ranks()
 
 
 def usable_bytes(device: str, available: int) -> int:
@@ -279,39 +279,3 @@ def _machine_bytes() -> int:
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return 2**62  # unknown: no limit is claimed
-
-
-def _cgroup_bytes(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> list[int]:
-    """What each control group around this process still allows; version 2 and version 1."""
-    rooms: list[int] = []
-    for line in membership.read_text().splitlines() if membership.exists() else []:
-        _, controllers, path = line.split(":", 2)
-        if controllers in ("", "memory"):
-            base = root / controllers
-            for folder in _upwards(base, path):
-                room = _room(folder, version_2=not controllers)
-                rooms += [] if room is None else [room]
-    return rooms
-
-
-def _upwards(base: Path, path: str) -> list[Path]:
-    """The group's folder and its parents, up to the mount."""
-    parts = [part for part in path.split("/") if part]
-    return [base.joinpath(*parts[:k]) for k in range(len(parts), -1, -1)]
-
-
-def _room(folder: Path, *, version_2: bool) -> int | None:
-    limit_name, used_name, cache_name = (
-        ("memory.max", "memory.current", "inactive_file")
-        if version_2
-        else ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-    )
-    try:
-        limit = (folder / limit_name).read_text().strip()
-        used = int((folder / used_name).read_text())
-        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-    except OSError:
-        return None  # no such group in this container's view
-    if limit == "max":
-        return None
-    return max(0, int(limit) - used + int(stat.get(cache_name, 0)))  # the page cache gives way
