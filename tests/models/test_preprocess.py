@@ -7,6 +7,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from torchvision.transforms.v2 import functional
 
+from barlow.data import open_source
 from barlow.errors import InputError
 from barlow.models import Preprocess
 
@@ -42,6 +43,26 @@ def test_a_file_and_its_pixels_give_the_same(tmp_path: Path) -> None:
     preprocess = Preprocess(16, 3, MEAN, STD)
     stored = torch.from_numpy(pixels).permute(2, 0, 1)
     torch.testing.assert_close(preprocess.image(tmp_path / "x.png"), preprocess(stored), rtol=0, atol=0)
+
+
+def test_a_photo_on_its_side_and_a_transparent_one_are_read_as_a_data_source_reads_them(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 4), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels[..., :3]).save(tmp_path / "sideways.png", exif=exif)
+    Image.fromarray(pixels).save(tmp_path / "transparent.png")
+    for channels in (1, 3):
+        preprocess = Preprocess(16, channels, MEAN[:channels], STD[:channels])
+        source = open_source(tmp_path, channels=channels)
+        for i, key in enumerate(source.keys):
+            expected = preprocess(source.read(i))
+            torch.testing.assert_close(preprocess.image(tmp_path / key), expected, rtol=0, atol=0)
+
+
+def test_sixteen_bits_are_not_cut_off_at_eight(tmp_path: Path) -> None:
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "deep.tif")
+    with pytest.raises(InputError, match="other than 8-bit pixels"):
+        Preprocess(8, 1, (0.5,), (0.2,)).image(tmp_path / "deep.tif")
 
 
 def test_it_survives_its_dictionary_and_refuses_another() -> None:
