@@ -179,10 +179,13 @@ def test_hub_folder_loads_in_timm_and_its_card_tells_the_facts(saved: Saved, tmp
 
 @torch.no_grad()
 def test_hub_folder_of_our_own_architecture_loads_here(saved: Saved, tmp_path: Path) -> None:
-    encoder = load_encoder(saved("resnet10-narrow"))
+    encoder = load_encoder(saved("resnet10-narrow", data="/home/somebody/scans"))
     out = export(tmp_path / "run", "hf", tmp_path / "hub")
     assert torch.equal(load_encoder(out)(images(encoder)), encoder(images(encoder)))
-    assert "library_name: barlow" in (out / "README.md").read_text()
+    card = (out / "README.md").read_text()
+    assert "library_name: barlow" in card
+    assert "| data | scans |" in card
+    assert [file.name for file in out.iterdir() if b"somebody" in file.read_bytes()] == []  # what is published
 
 
 def test_exported_weights_are_the_encoders_key_by_key(saved: Saved, tmp_path: Path) -> None:
@@ -214,6 +217,12 @@ def test_what_a_format_has_no_place_for_is_one_clear_line(
 def test_preprocessing_inside_is_refused_where_it_cannot_be(saved: Saved, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="inside onnx and torch-export only"):
         export(saved(), "timm", tmp_path / "x", preprocessing=True)
+
+
+def test_an_encoder_is_not_copied_onto_itself(saved: Saved) -> None:
+    run = saved("resnet10-narrow")
+    with pytest.raises(InputError, match="is the encoder itself"):
+        export(run, "safetensors", run / "encoder.safetensors")
 
 
 def test_a_folder_without_an_encoder_is_named(tmp_path: Path) -> None:

@@ -182,6 +182,9 @@ def test_a_text_file_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a readable PyTorch checkpoint") as caught:
         import_checkpoint(tmp_path / "x.pth", tmp_path / "ours")
     assert "\n" not in str(caught.value)
+    (tmp_path / "x.safetensors").write_bytes(b"\xff" * 64)
+    with pytest.raises(InputError, match="not a readable safetensors file"):
+        import_checkpoint(tmp_path / "x.safetensors", tmp_path / "ours")
 
 
 def test_keys_of_nobody_are_named() -> None:

@@ -10,15 +10,15 @@ from typing import Any
 import timm
 import torch
 import torchvision
-from safetensors.torch import save_file
+from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
 from barlow.errors import InputError, suggest
-from barlow.model_card import loading_code, model_card
+from barlow.model_card import data_name, loading_code, model_card
 from barlow.models import Encoder, Preprocess, backbone_weights, load_encoder
 from barlow.models.encoders import timm_options
 from barlow.models.files import FACTS, WEIGHTS
-from barlow.run import Run
+from barlow.run import Run, read_json, write_json
 
 IMAGENET_CLASSES = 1000  # a plain torchvision model's classifier; ours is filled with zeros
 
@@ -67,6 +67,8 @@ def _write_safetensors(run: Run | str | Path, out: Path, _: bool) -> None:
     facts = weights.with_name(FACTS) if weights.name == WEIGHTS else weights.with_suffix(".json")
     if not (weights.is_file() and facts.is_file()):
         raise InputError(f"no encoder at {path}: expected a run folder or a .safetensors file with its JSON")
+    if out.resolve() == weights.resolve():
+        raise InputError(f"{out} is the encoder itself, in this format already; name another file with --out")
     beside = out.with_name(FACTS) if out.name == WEIGHTS else out.with_suffix(".json")
     for source, copy in ((weights, out), (facts, beside)):
         shutil.copyfile(source, copy)
@@ -76,7 +78,7 @@ def _write_torchvision(run: Run | str | Path, out: Path, _: bool) -> None:
     _expect_suffix(out, ".pth", ".pt", ".safetensors")
     encoder = load_encoder(run)
     state = torchvision_state(encoder)
-    save_file(state, out) if out.suffix == ".safetensors" else torch.save(state, out)
+    out.write_bytes(serialised(state)) if out.suffix == ".safetensors" else torch.save(state, out)
     _write_loading("torchvision", encoder, out)
 
 
@@ -115,7 +117,7 @@ def _write_timm(run: Run | str | Path, out: Path, _: bool) -> None:
 def _timm_folder(encoder: Encoder, out: Path) -> None:
     """`config.json` and `model.safetensors` as timm writes them for the Hub."""
     out.mkdir(parents=True, exist_ok=True)
-    save_file(backbone_weights(encoder), out / "model.safetensors", metadata={"format": "pt"})
+    (out / "model.safetensors").write_bytes(serialised(backbone_weights(encoder), metadata={"format": "pt"}))
     (out / "config.json").write_text(json.dumps(timm_config(encoder), indent=2) + "\n")
 
 
@@ -217,7 +219,15 @@ def _write_hub(run: Run | str | Path, out: Path, _: bool) -> None:
         _timm_folder(encoder, out)
     else:
         _write_safetensors(run, out / WEIGHTS, False)
+        _name_data_only(out / FACTS)
     (out / "README.md").write_text(model_card(run, encoder, out.name, "timm" if native else "safetensors"))
+
+
+def _name_data_only(file: Path) -> None:
+    described = read_json(file)
+    if "data" in described.get("facts", {}):
+        described["facts"]["data"] = data_name(str(described["facts"]["data"]))
+    write_json(file, described)
 
 
 def _write_loading(format: str, encoder: Encoder, out: Path, preprocessing: bool = False) -> None:

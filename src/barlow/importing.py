@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -133,7 +134,7 @@ def read_checkpoint(file: Path) -> State:
     """The tensors of a checkpoint by name, without the wrappings `model` and `state_dict`; no code is run."""
     if not file.is_file():
         raise InputError(f"no checkpoint at {file}")
-    content = load_file(file) if file.suffix == ".safetensors" else _read_torch(file)
+    content = (_read_safetensors if file.suffix == ".safetensors" else _read_torch)(file)
     for wrapping in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapping), Mapping):
             content = content[wrapping]
@@ -143,6 +144,13 @@ def read_checkpoint(file: Path) -> State:
     if not tensors:
         raise InputError(f"{file} holds no tensors by name: found {list(content)[:5]}")
     return tensors
+
+
+def _read_safetensors(file: Path) -> State:
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise InputError(f"{file} is not a readable safetensors file: {error}") from None
 
 
 class _Inert:

@@ -125,6 +125,8 @@ def model_card(run: Run | str | Path, encoder: Encoder, name: str, format: str) 
     front = ["---", f"library_name: {library}", "pipeline_tag: image-feature-extraction", "tags:"]
     front += [f"- {tag}" for tag in ("barlow", method, "self-supervised", "feature-extraction")] + ["---", ""]
     facts = {key: value for key, value in encoder.facts.items() if key != "sha256"}
+    if "data" in facts:
+        facts["data"] = data_name(str(facts["data"]))
     described = [
         f"| {key} | {_plain(value)} |" for key, value in {"encoder": encoder.architecture.name, **facts}.items()
     ]
@@ -137,6 +139,11 @@ def model_card(run: Run | str | Path, encoder: Encoder, name: str, format: str) 
         f"SHA-256 of the weights: `{encoder.facts.get('sha256', '')}`\n",
     ]
     return "\n".join(part for part in parts if part)
+
+
+def data_name(name: str) -> str:
+    """A path by its last part: a card is published, and where things lie on somebody's disk is nobody's business."""
+    return Path(name).name if Path(name).is_absolute() else name
 
 
 def _plain(value: object) -> str:
@@ -152,7 +159,7 @@ def _scores(run: Run | str | Path) -> str:
         return ""
     if not found:
         return "Not evaluated yet.\n"
-    names = [" | ".join(_plain(e[key]) for key in ("protocol", "data", "metric")) for e in found]
+    names = [" | ".join(map(_plain, (e["protocol"], data_name(e["data"]), e["metric"]))) for e in found]
     rows = [f"| {name} | {_value(e)} | {_beside(e)} | {e['n']:,} |" for name, e in zip(names, found, strict=True)]
     return (
         "| protocol | data | metric | value (95% interval) | baselines | n |\n|---|---|---|---|---|---|\n"
