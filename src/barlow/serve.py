@@ -8,6 +8,9 @@ keeps other web sites from asking through the browser.
 import contextlib
 import io
 import json
+import math
+import re
+import shlex
 import warnings
 from collections.abc import Mapping
 from functools import lru_cache
@@ -19,10 +22,13 @@ from urllib.parse import parse_qs, urlsplit
 
 import torch
 from PIL import Image, UnidentifiedImageError
+from torch import Tensor
 
+from barlow.data import CorruptSample, decode
+from barlow.data.decode import Form
 from barlow.errors import InputError
 from barlow.evaluation.bank import Bank
-from barlow.models import Encoder
+from barlow.models import Encoder, Preprocess
 from barlow.report.charts import data_address
 from barlow.report.gallery import FACTS as GALLERY
 from barlow.report.gallery import Gallery, read_gallery
@@ -35,11 +41,12 @@ from barlow.run import CONFIG, Run, read_json
 MOST_BYTES = 20_000_000  # of an uploaded image
 MOST_PIXELS = 50_000_000
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+TIFF = (b"II", b"MM")  # how its files start
 MATCHES = 12
 DEPTH = 3  # folders below the given one in which runs are looked for
 POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; connect-src 'self'; form-action 'self'; "
-    "base-uri 'none'"
+    "base-uri 'none'; frame-ancestors 'none'"
 )
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -64,7 +71,14 @@ def _is_runs(config: Path) -> bool:
 
 
 def summary(name: str, run: Run) -> dict[str, Any]:
-    """What the list of runs shows of one."""
+    """What the list of runs shows of one; of a damaged one what is wrong, so that the others show."""
+    try:
+        return _summary(name, run)
+    except (InputError, OSError, KeyError) as error:
+        return {"name": name, "status": "damaged", "trouble": str(error), "searchable": False}
+
+
+def _summary(name: str, run: Run) -> dict[str, Any]:
     lines = run.metrics()
     steps = [line for line in lines if line["kind"] in ("step", "epoch")]
     knn = next((line["knn"] for line in reversed(lines) if line.get("knn") is not None), None)
@@ -73,13 +87,18 @@ def summary(name: str, run: Run) -> dict[str, Any]:
         "name": name,
         "status": str(run.facts.get("status", "unknown")),
         "epoch": last.get("epoch"),
-        "loss": last.get("loss"),
-        "images_per_s": last.get("images_per_s"),
-        "knn": None if knn is None else 100 * knn,
+        "loss": _finite(last.get("loss")),
+        "images_per_s": _finite(last.get("images_per_s")),
+        "knn": None if knn is None else _finite(100 * knn),
         "health": str(run.health().get("verdict", {}).get("state", "")).replace("-", " "),
         "score": _score(run),
         "searchable": (run.path / GALLERY).exists(),
     }
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no NaN, and a browser refuses a list that holds one."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _score(run: Run) -> str:
@@ -122,17 +141,33 @@ def _searchable(path: Path, stamp: int) -> tuple[Encoder, Gallery, Bank]:
 def find_similar(run: Run, content: bytes) -> list[dict[str, Any]]:
     """The images of the run's gallery nearest to an uploaded one: name, cosine, picture."""
     if not (run.path / GALLERY).exists():
-        raise InputError(f"{run.name} has no pictures to search; `barlow report {run.path}` makes them")
-    image = open_image(content)
+        raise InputError(
+            f"{run.name} has no pictures to search; `barlow report {shlex.quote(str(run.path))}` makes them"
+        )
+    open_image(content)
     encoder, gallery, bank = _searchable(run.path, (run.path / GALLERY).stat().st_mtime_ns)
     assert encoder.preprocess is not None  # load_encoder always sets it
-    features = encoder(encoder.preprocess.image(image)).numpy()
+    features = encoder(_prepared(content, encoder.preprocess)).numpy()
     cosines, rows = bank.nearest(features, min(MATCHES, len(bank.x)))
     sheet = Image.open(io.BytesIO(gallery.arrays["atlas"].tobytes())) if gallery.thumb else None
     return [
         {"name": title(gallery, int(row)), "similarity": float(cosine), "picture": _thumbnail(gallery, sheet, int(row))}
         for row, cosine in zip(rows[0], cosines[0], strict=True)
     ]
+
+
+def _prepared(content: bytes, preprocess: Preprocess) -> Tensor:
+    """What the encoder reads of an upload that `open_image` let pass: decoded as the images of a data set are.
+
+    But for TIFF, whose other depths are decoded by code without a bound on what comes out: 8-bit ones by Pillow.
+    """
+    if content.startswith(TIFF):
+        return preprocess.image(open_image(content))
+    form = Form(preprocess.channels, torch.uint8 if preprocess.scale == 255.0 else torch.float32)
+    try:
+        return preprocess(decode.open_image(content, form, "the image").decode()[0].contiguous())
+    except CorruptSample as trouble:
+        raise InputError(str(trouble)) from None
 
 
 def _thumbnail(gallery: Gallery, sheet: Image.Image | None, point: int) -> str:
@@ -149,6 +184,9 @@ def start_page(root: Path) -> str:
     """The list of runs and the search; the page asks for the rest."""
     parts = {
         "title": escape(root.resolve().name),
+        "folder": escape(shlex.quote(str(root))),
+        "most_runs": escape(MOST_RUNS),
+        "most_bytes": escape(MOST_BYTES),
         "style": Markup(template("page.css")),
         "script": Markup(template("serve.js")),
     }
@@ -163,6 +201,13 @@ class _Refused(Exception):  # noqa: N818  it is an answer, not an error
         self.status = status
 
 
+def _host_name(address: str) -> str | None:
+    try:
+        return urlsplit(address).hostname
+    except ValueError:  # such as an open bracket
+        return None
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: "Server"
     server_version = "barlow"
@@ -170,7 +215,7 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 30  # seconds a connection may keep a thread waiting
 
     def do_GET(self) -> None:
-        self._answer({"/": self._start, "/runs.json": self._runs, "/report": self._report})
+        self._answer({"/": self._start, "/runs.json": self._runs, "/report": self._report, "/favicon.ico": self._icon})
 
     def do_POST(self) -> None:
         self._answer({"/search": self._search})
@@ -178,28 +223,30 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, routes: Mapping[str, Any]) -> None:
         try:
             self._check_addressee()
-            route = routes.get(urlsplit(self.path).path)
+            route = routes.get(self.path.partition("?")[0])
             if route is None:
                 raise _Refused(HTTPStatus.NOT_FOUND, "there is nothing here")
             route()
         except _Refused as refused:
-            self._send_json({"error": str(refused)}, refused.status)
+            self._send_trouble(str(refused), refused.status)
         except InputError as mistake:
-            self._send_json({"error": str(mistake)}, HTTPStatus.BAD_REQUEST)
+            self._send_trouble(str(mistake), HTTPStatus.BAD_REQUEST)
         except (BrokenPipeError, ConnectionResetError, TimeoutError):  # the browser has left
             self.close_connection = True
 
     def _check_addressee(self) -> None:
         """A page of another site reaches a local server under that site's name: such requests are refused."""
-        host = (urlsplit(f"//{self.headers.get('Host', '')}").hostname or "").lower()
-        origin = self.headers.get("Origin")
+        host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
         own = self.server.names
-        if own is not None and (host not in own or (origin and urlsplit(origin).hostname not in own)):
+        if own is not None and (_host_name(f"//{host}") not in own or (origin and _host_name(origin) not in own)):
             raise _Refused(HTTPStatus.FORBIDDEN, "this server answers requests of this machine only")
 
     def _start(self) -> None:
         policy = f"{POLICY}; script-src {script_source(template('serve.js'))}"
         self._send(start_page(self.server.root), "text/html; charset=utf-8", policy=policy)
+
+    def _icon(self) -> None:
+        self._send("", "image/x-icon", HTTPStatus.NO_CONTENT)  # browsers ask, and log an error where there is none
 
     def _runs(self) -> None:
         self._send_json([summary(name, run) for name, run in find_runs(self.server.root).items()])
@@ -207,14 +254,14 @@ class _Handler(BaseHTTPRequestHandler):
     def _report(self) -> None:
         runs = self._named_runs(most=MOST_RUNS)
         page = render([read_story(run, colour) for colour, run in enumerate(runs)])
-        self._send(page, "text/html; charset=utf-8")
+        self._send(page, "text/html; charset=utf-8", policy="frame-ancestors 'none'")  # the rest stands in the page
 
     def _search(self) -> None:
         (run,) = self._named_runs(most=1)
         self._send_json({"matches": find_similar(run, self._body())})
 
     def _named_runs(self, most: int) -> list[Run]:
-        names = parse_qs(urlsplit(self.path).query).get("run", [])
+        names = parse_qs(self.path.partition("?")[2]).get("run", [])
         found = find_runs(self.server.root)
         if not 1 <= len(names) <= most:
             raise InputError(f"choose 1 to {most} runs, got {len(names)}")
@@ -225,7 +272,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self) -> bytes:
         length = self.headers.get("Content-Length", "")
-        if not length.isdigit():
+        if not re.fullmatch("[0-9]{1,12}", length):
             raise _Refused(HTTPStatus.LENGTH_REQUIRED, "say how long the image is")
         if int(length) > MOST_BYTES:
             self.close_connection = True  # the rest is not read
@@ -233,6 +280,13 @@ class _Handler(BaseHTTPRequestHandler):
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"an image may have {MOST_BYTES // 1_000_000} MB at most"
             )
         return self.rfile.read(int(length))
+
+    def _send_trouble(self, words: str, status: HTTPStatus) -> None:
+        """Plain text where a person followed a link, JSON for the page's script."""
+        if self.path.startswith("/report"):
+            self._send(words + "\n", "text/plain; charset=utf-8", status)
+        else:
+            self._send_json({"error": words}, status)
 
     def _send_json(self, value: Any, status: HTTPStatus = HTTPStatus.OK) -> None:
         self._send(json.dumps(value), "application/json", status)
@@ -268,8 +322,9 @@ class Server(ThreadingHTTPServer):
             raise InputError(f"no folder at {root}; name the folder that holds the runs")
         try:
             super().__init__((host, port), _Handler)
-        except OSError as error:
-            raise InputError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from None
+        except (OSError, OverflowError) as error:  # a port beyond 65535 overflows
+            reason = getattr(error, "strerror", None) or str(error)
+            raise InputError(f"cannot listen on {host}:{port} ({reason}); choose another --host or --port") from None
         self.root = root
         self.names = LOOPBACK if host in LOOPBACK else None
         """host names that requests may be addressed to; None when bound beyond this machine"""

@@ -121,6 +121,31 @@ def test_charts_tell_their_values_by_arrow_keys(
     assert page.locator("#tip").inner_text().split("\n") == ["epoch 4", "first, trained on: 54", "first, held out: 59"]
 
 
+def test_the_heat_map_tells_its_values_by_arrow_keys(
+    make_run: MakeRun, open_page: Callable[..., Any], tmp_path: Path
+) -> None:
+    page = open_page(write_report([make_run()], tmp_path / "page.html"))
+    page.locator(".heat").focus()
+    page.wait_for_timeout(200)  # scrolling there hides what was shown
+    seen = []
+    for key in ("ArrowDown", "ArrowRight"):
+        page.keyboard.press(key)
+        seen.append(page.locator("#tip").inner_text())
+    assert seen == ["row 1, column 0: 0.05", "row 1, column 1: 0.95"]
+
+
+def test_on_paper_legends_keep_their_colours_and_maps_their_shape(
+    make_run: MakeRun, open_page: Callable[..., Any], tmp_path: Path
+) -> None:
+    page = open_page(write_report([make_run("one"), make_run("two")], tmp_path / "page.html"))
+    page.emulate_media(media="print")
+    style = "e => getComputedStyle(e, '::before').printColorAdjust"
+    assert {key.evaluate(style) for key in page.locator(".key").all()} == {"exact"}
+    for canvas in page.locator("canvas").all():
+        drawn, shown = canvas.evaluate("e => [e.width / e.height, e.clientWidth / e.clientHeight]")
+        assert shown == pytest.approx(drawn, rel=0.02)
+
+
 def test_light_and_dark_differ_and_the_button_overrides_the_system(
     make_run: MakeRun, open_page: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -80,6 +80,20 @@ def test_new_lines_show_at_the_next_look(server: Server, tmp_path: Path) -> None
     assert (first["epoch"], first["loss"]) == (6, 12.5)
 
 
+def test_a_damaged_run_hides_no_other_and_nan_breaks_no_list(server: Server, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    (runs / "second" / "metrics.jsonl").write_text('{"kind": "epoch"\n{"kind": "epoch"}\n')
+    with (runs / "first" / "metrics.jsonl").open("a") as stream:
+        stream.write('{"kind": "epoch", "epoch": 6, "step": 60, "loss": NaN, "images_per_s": Infinity}\n')
+    first, second = json.loads(ask(server, "GET", "/runs.json")[1], parse_constant=pytest.fail)
+    assert (first["epoch"], first["loss"], first["images_per_s"]) == (6, None, None)
+    assert second["status"] == "damaged"
+    assert "line 1 of" in second["trouble"]
+    response, body = ask(server, "GET", "/report?run=second")
+    assert response.getheader("Content-Type") == "text/plain; charset=utf-8"  # a person followed a link
+    assert b"line 1 of" in body
+
+
 def test_chosen_runs_are_compared_on_one_page(server: Server) -> None:
     response, body = ask(server, "GET", "/report?run=first&run=second")
     assert response.status == 200
@@ -94,6 +108,25 @@ def test_an_image_finds_itself_first_with_its_picture(server: Server, source: So
     assert matches[0]["similarity"] == pytest.approx(1, abs=2e-3)
     assert len(matches) == 12
     assert matches[0]["picture"].startswith("data:image/png;base64,")
+
+
+def test_an_upload_is_read_as_the_images_of_a_data_set_are(make_run: MakeRun, source: Source) -> None:
+    """Upright by its EXIF orientation, transparency over white, 16 bits as such."""
+    run, pixels = make_run(), source.read(13).permute(1, 2, 0).numpy()
+    sideways, transparent, deep = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored turned to the left: 0th row is the right side
+    Image.fromarray(np.rot90(pixels)).save(sideways, "PNG", exif=exif)
+    seen = np.full((16, 16, 1), 255, np.uint8)
+    seen[:8, :8] = 0
+    Image.fromarray(np.concatenate([pixels, seen], axis=2)).save(transparent, "PNG")
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(deep, "PNG")
+    white = np.where(seen == 255, pixels, 255)
+    gray = np.repeat(pixels[..., :1], 3, axis=2)
+    for upload, same in ((sideways, pixels), (transparent, white), (deep, gray)):
+        plain = io.BytesIO()
+        Image.fromarray(same).save(plain, "PNG")
+        assert find_similar(run, upload.getvalue()) == find_similar(run, plain.getvalue())
 
 
 @pytest.mark.parametrize(
@@ -142,7 +175,9 @@ def test_runs_in_subfolders_are_found_by_their_relative_path(make_run: MakeRun, 
     assert list(find_runs(tmp_path / "runs" / "grid" / "a")) == ["."]
 
 
-@pytest.mark.parametrize("headers", [{"Host": "evil.example"}, {"Origin": "https://evil.example"}, {"Host": ""}])
+@pytest.mark.parametrize(
+    "headers", [{"Host": "evil.example"}, {"Origin": "https://evil.example"}, {"Host": ""}, {"Host": "[::1"}]
+)
 def test_other_web_sites_are_refused(headers: dict[str, str], server: Server, source: Source) -> None:
     for method, path, body in (("GET", "/runs.json", None), ("POST", "/search?run=first", png(source, 1))):
         response, answer = ask(server, method, path, body, **headers)
@@ -196,6 +231,9 @@ def test_the_gallery_keeps_unit_features(make_run: MakeRun) -> None:
 def test_pages_forbid_foreign_content(server: Server) -> None:
     response, body = ask(server, "GET", "/")
     assert "default-src 'none'" in str(response.getheader("Content-Security-Policy"))
+    for page in ("/", "/report?run=first"):  # nobody puts them into a frame
+        policy = str(ask(server, "GET", page)[0].getheader("Content-Security-Policy"))
+        assert "frame-ancestors 'none'" in policy
     assert response.getheader("X-Content-Type-Options") == "nosniff"
     assert b"Search by image" in body
 
@@ -216,6 +254,7 @@ def test_in_a_browser_the_list_fills_and_a_chosen_file_finds_its_image(
 
     chromium = shutil.which("chromium") or pytest.skip("needs Chromium")
     (tmp_path / "query.png").write_bytes(png(source, 13))
+    shutil.copytree(tmp_path / "runs" / "second", tmp_path / "runs" / "third")
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         page, troubles = browser.new_page(), []
@@ -223,13 +262,16 @@ def test_in_a_browser_the_list_fills_and_a_chosen_file_finds_its_image(
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.goto(f"http://127.0.0.1:{server.server_address[1]}/")
         page.wait_for_selector("#runs tr")
+        assert page.locator("#compare").is_disabled()  # nothing is chosen yet
         page.set_input_files("#file", tmp_path / "query.png")
         page.wait_for_selector(".match")
-        assert page.locator(".match figcaption").first.inner_text().endswith("13.png")
+        assert page.locator(".match figcaption b").first.inner_text().endswith("13.png")
+        shutil.rmtree(tmp_path / "runs" / "third")
+        page.wait_for_selector("#runs tr:nth-child(3)", state="detached")
         page.screenshot(path=tmp_path / "serve.png", full_page=True)
         page.get_by_label("Compare first").check()
         page.get_by_label("Compare second").check()
         page.get_by_role("button", name="Show the chosen runs").click()
         page.wait_for_selector("h1:has-text('2 runs side by side')")
         browser.close()
-    assert [trouble for trouble in troubles if "favicon" not in trouble] == []
+    assert troubles == []

@@ -224,6 +224,8 @@ def heat_map(matrix: npt.ArrayLike, *, summary: str) -> Markup:
         tag("img", src=_picture(values, dark=True), alt="", class_="dark"),
         class_="heat",
         tabindex="0",
+        role="group",
+        aria_label="Arrow keys tell its values",
         data_side=len(values),
         data_values=base64.b64encode(levels.tobytes()).decode(),
     )

@@ -1,6 +1,7 @@
 """First answer of the page: is the encoder good. And how fast it was trained."""
 
 from collections.abc import Mapping, Sequence
+from shlex import quote
 from typing import Any
 
 from barlow.report.charts import Estimate, Line, forest, line_chart, number
@@ -66,7 +67,7 @@ def scores(stories: Sequence[Story]) -> Markup:
     """The evaluation table and its picture."""
     rows = sorted({_row(e) for s in stories for e in s.evaluations}, key=_row_order)
     silent = [
-        absent(f"{s.name} has not been evaluated.", f"barlow evaluate {s.path} --data DATA")
+        absent(f"{s.name} has not been evaluated.", f"barlow evaluate {quote(s.path)} --data DATA")
         for s in stories
         if not s.evaluations
     ]

@@ -22,7 +22,7 @@ FIGURES: Mapping[object, str] = {
     "width": "width of the embedding",
     "dead_share": "dead features",
     "relative_spread": "spread of features",
-    "effective_rank": "effective rank",
+    "effective_rank": "effective rank, embedding",
     "diagonal": "mean diagonal of C",
     "off_diagonal": "mean off-diagonal |C|",
     "heldout_loss": "loss, held out",
@@ -236,7 +236,7 @@ def measures(stories: Sequence[Story]) -> Markup:
     ]
     if not rows:
         return Markup()
-    head = [tag("th", "Held-out images, no labels needed", scope="col")]
+    head = [tag("th", "Features of held-out images, no labels needed", scope="col")]
     head += [tag("th", s.name, scope="col", class_="num") for s in stories]
     table = tag("table", tag("thead", tag("tr", head)), tag("tbody", rows))
     return tag("div", table, class_="scroll", tabindex="0", role="region", aria_label="Measures without labels")

@@ -80,19 +80,34 @@
     });
   }
 
-  // ---- heat maps: the value under the pointer -------------------------------------------------------------
+  // ---- heat maps: the value under the pointer, or where the arrow keys have led -----------------------------
   const bytes = (text, Kind) => new Kind(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
   for (const heat of document.querySelectorAll(".heat")) {
     const side = +heat.dataset.side;
     const values = bytes(heat.dataset.values, Int8Array);
+    const inside = (v) => Math.min(side - 1, Math.max(0, Math.floor(v)));
+    let row = 0, column = 0;
+    const show = (x, y) => {
+      tip.replaceChildren(make("div", `row ${row}, column ${column}: ${(values[row * side + column] / 127).toFixed(2)}`));
+      place(x, y);
+    };
     heat.addEventListener("pointermove", (e) => {
       const box = heat.getBoundingClientRect();
-      const column = Math.min(side - 1, Math.max(0, Math.floor((e.clientX - box.left) / box.width * side)));
-      const row = Math.min(side - 1, Math.max(0, Math.floor((e.clientY - box.top) / box.height * side)));
-      tip.replaceChildren(make("div", `row ${row}, column ${column}: ${(values[row * side + column] / 127).toFixed(2)}`));
-      place(e.clientX, e.clientY);
+      column = inside((e.clientX - box.left) / box.width * side);
+      row = inside((e.clientY - box.top) / box.height * side);
+      show(e.clientX, e.clientY);
+    });
+    heat.addEventListener("keydown", (e) => {
+      const [right, down] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[e.key] || [0, 0];
+      if (!right && !down) return;
+      e.preventDefault();
+      column = inside(column + right);
+      row = inside(row + down);
+      const box = heat.getBoundingClientRect();
+      show(box.left + (column + 0.5) / side * box.width, box.top + (row + 0.5) / side * box.height);
     });
     heat.addEventListener("pointerleave", hideTip);
+    heat.addEventListener("blur", hideTip);
   }
 
   // ---- maps -----------------------------------------------------------------------------------------------

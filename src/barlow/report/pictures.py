@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Iterator, Sequence
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ def maps(stories: Sequence[Story]) -> Markup:
 def _map(story: Story, place: int, named: bool) -> Markup:
     gallery = story.gallery
     if gallery is None:
-        return absent(f"No pictures of {story.name}.", f"barlow report {story.path} --data DATA")
+        return absent(f"No pictures of {story.name}.", f"barlow report {quote(story.path)} --data DATA")
     shown = f"{len(gallery.keys):,}" + (f" of {gallery.total:,}" if gallery.total > len(gallery.keys) else "")
     how = (
         f"{shown} images of {gallery.data} by their features ({gallery.layout}). Near means alike to the encoder; "
