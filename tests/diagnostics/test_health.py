@@ -180,6 +180,13 @@ def test_a_falling_knn_score_is_overfitting_even_without_a_gap() -> None:
     assert steady["state"] == "healthy"
 
 
+def test_how_far_knn_must_fall_depends_on_the_images_it_is_measured_on() -> None:
+    few, many = (examine(Content(), knn=0.87, best_knn=0.90, knn_images=n)["verdict"] for n in (300, 2000))
+    assert isinstance(few, dict)
+    assert isinstance(many, dict)
+    assert (few["state"], many["state"]) == ("healthy", "overfitting")
+
+
 def _fields(evidence: Evidence) -> dict[str, object]:
     return {name: getattr(evidence, name) for name in evidence.__dataclass_fields__}
 

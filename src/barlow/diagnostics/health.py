@@ -42,6 +42,7 @@ def health(
     best_heldout_loss: float | None = None,
     knn: float | None = None,
     best_knn: float | None = None,
+    knn_images: int | None = None,
     mixing: bool = True,
 ) -> dict[str, Any]:
     """Rank, collapse, geometry, overfitting, mixing and a verdict, ready for `health.json`.
@@ -49,7 +50,7 @@ def health(
     `view_pairs` are two views [N, C, h, w] (model inputs on the networks' device) of a held-out slice,
     `train_pairs` two views of as many training images; `objective` maps (z_a, z_b) to the plain Barlow Twins loss.
     `initial_loss` and `best_heldout_loss` are `heldout_loss` of the first and of the best earlier call, `knn` and
-    `best_knn` the k-NN accuracy now and at its best, where there are labels. Both
+    `best_knn` the k-NN accuracy now and at its best on `knn_images` images, where there are labels. Both
     networks run in eval mode and get their modes back. Rank, collapse and geometry speak of the encoder's
     features, the correlations of the embedding.
 
@@ -76,6 +77,7 @@ def health(
         best_heldout_loss=best_heldout_loss,
         knn=knn,
         best_knn=best_knn,
+        knn_images=knn_images,
         n_train=n_train,
         step=step,
     )
@@ -85,7 +87,8 @@ def health(
     if evidence.loss_gap is not None:
         report["loss_gap"] = evidence.loss_gap
     if labels is not None:
-        report["class_distances"] = class_distances(features[0], labels)
+        labelled = labels >= 0
+        report["class_distances"] = class_distances(features[0][labelled], labels[labelled])
     if mixing and len(z_a) > 1 and measured["relative_spread"] > 0:
         report["mixing"] = _mixing(encoder, projector, view_pairs[0][:MIXED_IMAGES])
     return {**report, "verdict": asdict(verdict(evidence))}

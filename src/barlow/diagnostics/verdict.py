@@ -74,6 +74,8 @@ class Evidence:
     """k-NN accuracy on held-out images, 0 to 1"""
     best_knn: float | None = None
     """highest k-NN accuracy so far"""
+    knn_images: int | None = None
+    """images the k-NN accuracies are of; None: the samples measured"""
     n_train: int | None = None
     """images trained on"""
     step: int | None = None
@@ -180,7 +182,8 @@ def _forgets(e: Evidence) -> str | None:
     """Features have become worse at telling classes apart."""
     if e.knn is None or e.best_knn is None:
         return None
-    error = math.sqrt(2 * e.best_knn * (1 - e.best_knn) / e.n)  # of the difference of two accuracies on n images
+    images = e.n if e.knn_images is None else e.knn_images
+    error = math.sqrt(2 * e.best_knn * (1 - e.best_knn) / images)  # of the difference of two accuracies
     if e.best_knn - e.knn < max(KNN_FALL, 2 * error):
         return None
     return f"the k-NN accuracy has fallen from {e.best_knn:.1%} to {e.knn:.1%}"

@@ -46,7 +46,7 @@ class Validator:
     def __init__(self, source: Source, train: Ints, held: Ints, trainer: Trainer) -> None:
         seed = trainer.config.training.seed
         self.source, self.held, self.n_train = source, held, len(train)
-        self.bank = drawn(train, BANK, seed)
+        self.bank, self.scored = drawn(self._labelled(train), BANK, seed), self._labelled(held)
         pairs = min(PAIRS, len(held), len(train))
         self.skipped: list[tuple[str, str]] = []
         self.held_views, self.pair_ids = self._views(np.sort(held[:pairs]), trainer)
@@ -78,12 +78,17 @@ class Validator:
         there = order.to(first.device)
         return (first[there], second[there]), batch.ids[order].numpy()
 
+    def _labelled(self, rows: Ints) -> Ints:
+        """Those with a label (unlabelled samples among labelled ones are numbered below zero)."""
+        labels = self.source.labels
+        return rows if labels is None else rows[labels[rows] >= 0]
+
     def _knn(self, encoder: Encoder) -> dict[str, float]:
         labels = self.source.labels
-        if labels is None or len(np.unique(labels)) < 2:
+        if labels is None or not len(self.scored) or len(np.unique(labels[self.bank])) < 2:
             return {}
-        bank, held = (extract(encoder, self.source, rows) for rows in (self.bank, self.held))
-        k = min(NEIGHBOURS, len(self.bank))
+        bank, held = (extract(encoder, self.source, rows) for rows in (self.bank, self.scored))
+        k = min(NEIGHBOURS, len(bank))
         return {"knn": knn_accuracy(bank.x, bank.labels, held.x, held.labels, k=k, temperature=TEMPERATURE)}
 
     def _health(self, trainer: Trainer, encoder: Encoder, projector: nn.Module, knn: float | None) -> dict[str, Any]:
@@ -102,5 +107,6 @@ class Validator:
             best_heldout_loss=min(losses, default=None),
             knn=knn,
             best_knn=max((earlier["knn"] for earlier in self.history if "knn" in earlier), default=None),
+            knn_images=None if knn is None else len(self.scored),
             mixing=trainer.plan.kind == "image",
         )
