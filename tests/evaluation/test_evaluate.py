@@ -23,6 +23,7 @@ from barlow.evaluation import (
     evaluate,
     random_init,
     raw_pixels,
+    session,
 )
 from barlow.evaluation.evaluate import split_data
 from barlow.evaluation.session import Splits, measure
@@ -187,13 +188,23 @@ def test_a_baseline_that_cannot_be_made_is_left_out_and_said_so() -> None:
     assert any("random-init left out" in warning for warning in result.warnings)
 
 
-def test_features_that_are_not_finite_are_refused() -> None:
+def test_labels_of_one_class_are_refused() -> None:
+    data = from_array(np.zeros((9, 8, 8), np.uint8), name="same", labels=np.full(9, 3))
+    with pytest.raises(InputError, match="one class only"):
+        evaluate(wrapped(Oracle()), data, (KNN(3),))
+
+
+def test_features_that_are_not_finite_are_refused_and_leave_a_baseline_out(monkeypatch: pytest.MonkeyPatch) -> None:
     class Diverged(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return torch.full((len(x), 3), float("nan"))
 
     with pytest.raises(InputError, match="NaN"):
         evaluate(wrapped(Diverged()), patterns(), (KNN(3),), baselines=())
+    monkeypatch.setitem(session.BASELINES, "raw-pixels", lambda encoder, train, seed: wrapped(Diverged()))
+    (result,) = evaluate(wrapped(Oracle()), patterns(), (KNN(3),))
+    assert (result.value, set(result.baselines)) == (1.0, {"random-init"})
+    assert any(warning.startswith("baseline raw-pixels left out: the features hold NaN") for warning in result.warnings)
 
 
 def test_images_that_cannot_be_read_are_counted_in_a_warning() -> None:

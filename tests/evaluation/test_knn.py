@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from barlow.errors import InputError
 from barlow.evaluation import knn_accuracy, knn_predict, nearest
@@ -67,6 +68,13 @@ def test_a_tiny_temperature_is_the_nearest_neighbour_and_does_not_overflow() -> 
     bank, labels, queries = gaussian(80, 4, 7), np.arange(80) % 5, gaussian(40, 4, 8)
     one = knn_predict(bank, labels, queries, k=1)
     assert (knn_predict(bank, labels, queries, k=80, temperature=1e-6) == one).all()
+
+
+def test_similarities_keep_their_precision_under_autocast() -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        similarity, rows = nearest(angles(*np.linspace(0, 50, 51)), angles(0.0), 51)
+    assert rows.tolist() == [list(range(51))]
+    np.testing.assert_allclose(similarity[0], np.cos(np.deg2rad(np.linspace(0, 50, 51))), atol=1e-6)
 
 
 def test_classes_may_have_any_numbers() -> None:

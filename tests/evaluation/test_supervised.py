@@ -168,6 +168,18 @@ def test_results_repeat_with_the_seed_and_differ_without() -> None:
     assert not torch.equal(first, other)
 
 
+def test_a_head_that_diverges_is_an_error() -> None:
+    class Loud(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 1e30 * x.flatten(1)
+
+    built = build_encoder(Loud(), channels=1, image_size=16)
+    built.preprocess = Preprocess(16, 1, (0.4,), (0.3,))
+    protocol = PaperLinear(how=replace(OFFICIAL, epochs=2, lr_head=1e30))
+    with pytest.raises(InputError, match=r"diverged at learning rate 1e\+30"):
+        evaluate(built, stripes(), (protocol,))
+
+
 def test_tables_and_signals_are_refused_by_protocols_on_images() -> None:
     table = from_array(np.random.default_rng(0).random((20, 3)), name="table", labels=np.arange(20) % 2)
     built = build_encoder(nn.Linear(3, 2), channels=3, image_size=0)

@@ -102,8 +102,15 @@ def split_data(data: Data, *, channels: int, held_out: float, seed: int, run: Ru
     """Training and evaluation samples: the data's own test split; else what `run` held out, where this is the data it
     was trained on; else a seeded, stratified split.
 
-    Raises InputError where there are no labels.
+    Raises InputError where there are no labels, or all are the same.
     """
+    splits = _split_data(data, channels, held_out, seed, run)
+    if len(np.unique(splits.train.labels)) < 2:
+        raise InputError(f"'{splits.train.source.name}' has labelled samples of one class only: nothing to tell apart")
+    return splits
+
+
+def _split_data(data: Data, channels: int, held_out: float, seed: int, run: Run | None) -> Splits:
     whole = data if isinstance(data, Source) else open_source(data, channels=channels)
     own = next((name for name in TEST_SPLITS if name in whole.split_names), None)
     fit = next((name for name in TRAIN_SPLITS if name in whole.split_names), None)

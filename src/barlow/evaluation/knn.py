@@ -55,6 +55,13 @@ def nearest(
         InputError: Widths differ, or k is not between 1 and the size of the bank.
     """
     check_sizes(bank, queries, k)
+    with torch.autocast(torch.device(device).type, enabled=False):  # similarities in half precision would be ties
+        return _nearest(bank, queries, k, device, bank_block, query_block)
+
+
+def _nearest(
+    bank: Floats, queries: Floats, k: int, device: torch.device | str, bank_block: int, query_block: int
+) -> tuple[NDArray[np.float32], Ints]:
     units = unit_rows(queries, device)
     best = torch.full((len(queries), k), -torch.inf, device=device)
     rows = torch.zeros((len(queries), k), dtype=torch.int64, device=device)

@@ -1,6 +1,6 @@
 """The linear probe on cached features: multinomial logistic regression by L-BFGS."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,7 +76,7 @@ def fit_linear(
     classes, target = np.unique(y, return_inverse=True)
     if len(classes) < 2:
         raise InputError(f"a linear probe needs at least two classes, got {len(classes)}: pass more labelled data")
-    if not np.isfinite(x).all():
+    if not all(np.isfinite(block).all() for block in _blocks(x)):
         raise InputError("the features hold NaN or infinity: check the encoder that made them")
     mean, scale = _statistics(x) if standardise else (np.zeros(x.shape[1]), np.ones(x.shape[1]))
     problem = _Problem(_Rows(x, mean, scale, device), target, len(classes), c)
@@ -90,9 +90,18 @@ def fit_linear(
 
 
 def _statistics(x: Floats) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation per feature; a constant feature keeps scale 1 and so contributes nothing."""
-    mean, scale = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
+    """Mean and standard deviation per feature; a constant feature keeps scale 1 and so contributes nothing.
+
+    Block by block: NumPy's own deviation in float64 holds a copy of all rows in float64.
+    """
+    mean = x.mean(axis=0, dtype=np.float64)
+    squares = sum(((block - mean) ** 2).sum(axis=0) for block in _blocks(x))
+    scale = np.sqrt(squares / len(x))
     return mean, np.where(scale > 1e-8 * max(1e-30, float(scale.max(initial=0.0))), scale, 1.0)
+
+
+def _blocks(x: Floats) -> Iterator[Floats]:
+    return (x[start : start + BLOCK] for start in range(0, len(x), BLOCK))
 
 
 class _Rows:

@@ -140,8 +140,6 @@ class Session:
     split: str
     warnings: tuple[str, ...] = ()
     overlap_checked: bool = False
-    left_out: dict[str, str] = field(default_factory=dict)
-    """Baselines that could not be made, and why."""
     _tasks: dict[str, Task] = field(default_factory=dict)
 
     def measure(self, protocols: Iterable[EvaluationProtocol]) -> Iterator[Result]:
@@ -149,30 +147,36 @@ class Session:
         for protocol in protocols:
             with frozen(self.task.encoder) as digest:
                 score, wall = _timed(protocol, self.task)
-            beside = {name: self._baseline(protocol, name) for name in self.baselines if name in protocol.baselines}
-            yield self._result(protocol.name, score, wall, digest, beside)
+            beside, missing = self._beside(protocol)
+            yield self._result(protocol.name, score, wall, digest, beside, missing)
 
-    def _baseline(self, protocol: EvaluationProtocol, name: str) -> dict[str, Any]:
-        task = self._task(name)
-        if task is None:
-            return {}
-        score, _ = _timed(protocol, task)
-        return {"value": score.value, "interval": list(score.interval)}
-
-    def _task(self, name: str) -> Task | None:
-        if name not in self._tasks and name not in self.left_out:
+    def _beside(self, protocol: EvaluationProtocol) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
+        """Scores of the baselines, and which were left out for what reason."""
+        scores, missing = {}, []
+        for name in (name for name in self.baselines if name in protocol.baselines):
             try:
-                encoder = BASELINES[name](self.task.encoder, self.task.train_set, self.task.seed)
+                score, _ = _timed(protocol, self._task(name))
             except InputError as error:
-                self.left_out[name] = str(error)
-                return None
+                missing.append(f"baseline {name} left out: {error}")
+            else:
+                scores[name] = {"value": score.value, "interval": list(score.interval)}
+        return scores, tuple(missing)
+
+    def _task(self, name: str) -> Task:
+        if name not in self._tasks:
+            encoder = BASELINES[name](self.task.encoder, self.task.train_set, self.task.seed)
             self._tasks[name] = self.task.with_encoder(encoder)
-        return self._tasks.get(name)
+        return self._tasks[name]
 
     def _result(
-        self, protocol: str, score: Score, wall: float, digest: str, beside: dict[str, dict[str, Any]]
+        self,
+        protocol: str,
+        score: Score,
+        wall: float,
+        digest: str,
+        beside: dict[str, dict[str, Any]],
+        missing: tuple[str, ...],
     ) -> Result:
-        skipped = tuple(f"baseline {name} left out: {reason}" for name, reason in self.left_out.items())
         return Result(
             protocol=protocol,
             data=self.task.test_set.source.name,
@@ -186,8 +190,8 @@ class Session:
             settings={**self._common_settings(), **score.settings},
             wall_s=round(wall, 3),
             encoder_hash=digest,
-            baselines={name: values for name, values in beside.items() if values},
-            warnings=self.warnings + self._unreadable() + skipped,
+            baselines=beside,
+            warnings=self.warnings + self._unreadable() + missing,
             details=score.details,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
         )

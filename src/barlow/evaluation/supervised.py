@@ -93,7 +93,7 @@ def fit_classifier(task: Task, train: Subset, how: Optimisation, *, seed: int, d
     its statistics, and a copy is what drifts. With `lr_encoder` a copy of the encoder is trained along.
 
     Raises:
-        InputError: Samples that are not images, or fewer than two of them.
+        InputError: Samples that are not images, fewer than two of them, or weights that are not finite in the end.
     """
     check_images(train)
     classes, target = np.unique(train.labels, return_inverse=True)
@@ -105,6 +105,8 @@ def fit_classifier(task: Task, train: Subset, how: Optimisation, *, seed: int, d
         _train(encoder, head, number, augmented_batches(task, train, how, seed), how, how.epochs_of(len(train)))
     if encoder is not task.encoder:
         encoder.eval()
+    if not all(torch.isfinite(weight).all() for weight in (head.weight, *encoder.parameters())):
+        raise InputError(f"training the head diverged at learning rate {how.lr_head}: lower it (Optimisation.lr_head)")
     return Classifier(encoder, head, classes.astype(np.int64))
 
 
