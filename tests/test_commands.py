@@ -73,9 +73,10 @@ def test_a_default_on_the_command_line_is_the_functions_own(
             assert parameter.default == own[name], name
 
 
-def test_overlap_is_looked_for_unless_told_otherwise(run: Run, data: Path) -> None:
+def test_overlap_is_looked_for_unless_told_otherwise(run: Run, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["evaluate", str(run.path), "--data", str(data), "--protocols", "knn"]
     main(asked)
+    assert f"\n{data}: 8 scored, 20% held out of every class, seed 0\n" in capsys.readouterr().out  # on a line, uncut
     (found,) = run.evaluations()
     assert found["warnings"] == ["8 of 8 evaluation images were seen, without labels, in pretraining"]
     main([*asked, "--no-check-overlap", "--batch-size", "7", "--workers", "2"])
@@ -97,6 +98,10 @@ def test_a_part_of_the_data_can_be_embedded_and_is_said(
     whole = barlow.embed(run, images)
     np.testing.assert_allclose(np.load(out)["x"], whole.x[8:], rtol=1e-4, atol=1e-5)
     assert "no split 'tset'; it has train, test" in refusal(capsys, *asked, "--split", "tset")
+
+
+def test_whoever_may_read_the_settings_may_read_the_encoder(run: Run) -> None:
+    assert (run.path / "encoder.safetensors").stat().st_mode == (run.path / "config.json").stat().st_mode
 
 
 def test_a_name_with_a_line_break_stays_one_line(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

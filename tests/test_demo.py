@@ -34,6 +34,7 @@ def test_the_demo_measures_both_methods_beside_both_baselines_and_writes_a_page(
     shown = capsys.readouterr().out
     for name in ("raw pixels", "Barlow Twins", "k-NN", "linear", "1-shot", "5-shot"):
         assert name in shown
+    assert f"report: {tmp_path / 'report.html'}\n" in shown
     page = (tmp_path / "report.html").read_text()
     assert "mixed-barlow-twins" in page
 

@@ -46,7 +46,7 @@ def run_demo(
     first = results[0][0]
     console.print(f"{first.n} digits scored, {first.split}; 95% intervals, few-shot over {FewShot().draws} draws")
     page = report([run.path for run in runs], out=out / "report.html")
-    console.print(f"report: {page}")
+    console.print(f"report: {page}", markup=False, soft_wrap=True)
     return [result for per_run in results for result in per_run]
 
 

@@ -22,9 +22,10 @@ def print_results(results: Sequence[Result], console: Console | None = None) -> 
         table.add_row(result.protocol, result.metric, *beside, f"[bold]{own}[/bold]")
     shown.print(table)
     first = results[0]
-    shown.print(f"{first.data}: {first.n} scored, {first.split}", markup=False)
+    plain: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}  # names and paths stay as they are
+    shown.print(f"{first.data}: {first.n} scored, {first.split}", **plain)
     for warning in dict.fromkeys(warning for result in results for warning in result.warnings):
-        shown.print(f"warning: {warning}", markup=False)
+        shown.print(f"warning: {warning}", **plain)
 
 
 def comparison(columns: Sequence[str], rows: Iterable[tuple[str, Sequence[Scores | None]]]) -> Table:

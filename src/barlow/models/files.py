@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
 from barlow.errors import InputError
@@ -28,8 +29,9 @@ def save_encoder(encoder: Encoder, preprocess: Preprocess, folder: Path, **facts
     """
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / (WEIGHTS + ".tmp")
-    save_file(backbone_weights(encoder), temporary)
-    digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
+    content = serialised(backbone_weights(encoder))
+    temporary.write_bytes(content)  # safetensors' own writer lets nobody but the owner read the file
+    digest = hashlib.sha256(content).hexdigest()
     described = {
         "format": FORMAT,
         "architecture": encoder.architecture.to_dict(),
