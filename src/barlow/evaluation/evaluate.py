@@ -65,6 +65,8 @@ def evaluate(
     Raises:
         InputError: Unknown names, data without labels, images the encoder cannot read.
     """
+    if seed < 0:
+        raise InputError(f"--seed must be 0 or more, got {seed}")
     asked = [protocols] if isinstance(protocols, str) else list(protocols)
     on_folders = [name for name in asked if isinstance(name, str) and name in ON_FOLDERS]
     results = [ON_FOLDERS[name](run, _folder(data, name), seed=seed, **settings) for name in on_folders]
