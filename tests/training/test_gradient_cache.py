@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from barlow.errors import InputError
 from barlow.objectives import BarlowTwinsLoss, MixedBarlowTwinsLoss, NTXentLoss
-from barlow.training.gradient_cache import cached_backward, part_sizes
+from barlow.training.gradient_cache import _RandomState, cached_backward, part_sizes
 
 
 def network(*extra: nn.Module, width: int = 12) -> nn.Sequential:
@@ -91,6 +91,23 @@ def test_dropout_is_the_same_in_both_passes_and_draws_once() -> None:
     cached_backward(module, views, 6, BarlowTwinsLoss().terms)
     torch.testing.assert_close(gradient(module), want, rtol=1e-5, atol=1e-5)
     assert torch.equal(torch.rand(1), after)
+
+
+@pytest.mark.parametrize(("device", "known_by"), [("cuda:1", [torch.device("cuda:1")]), ("mps", [])])
+def test_the_random_state_of_the_device_is_kept_and_given_back(
+    device: str, known_by: list[torch.device], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, calls = torch.tensor([7]), list[tuple[object, ...]]()
+    module = torch.cuda if device.startswith("cuda") else torch.mps
+
+    def get(*where: object) -> Tensor:
+        calls.append(where)
+        return kept
+
+    monkeypatch.setattr(module, "get_rng_state", get)
+    monkeypatch.setattr(module, "set_rng_state", lambda *state: calls.append(state))
+    _RandomState.now(torch.device(device)).restore()
+    assert calls == [tuple(known_by), (kept, *known_by)]
 
 
 def test_batch_norm_takes_its_statistics_from_micro_batches_and_counts_each_once() -> None:

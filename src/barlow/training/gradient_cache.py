@@ -130,21 +130,29 @@ def _no_sync(module: nn.Module | None) -> AbstractContextManager[None]:
 
 @dataclass(frozen=True)
 class _RandomState:
-    """The random state of the CPU and, where the inputs are there, of one CUDA device."""
+    """The random state of the CPU and, where the inputs are there, of one CUDA device or of Apple's GPU."""
 
     cpu: Tensor
     device: torch.device
-    cuda: Tensor | None
+    on_device: Tensor | None
 
     @classmethod
     def now(cls, device: torch.device) -> "_RandomState":
-        cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-        return cls(torch.get_rng_state(), device, cuda)
+        on_device = None
+        if device.type == "cuda":
+            on_device = torch.cuda.get_rng_state(device)
+        elif device.type == "mps":
+            on_device = torch.mps.get_rng_state()
+        return cls(torch.get_rng_state(), device, on_device)
 
     def restore(self) -> None:
         torch.set_rng_state(self.cpu)
-        if self.cuda is not None:
-            torch.cuda.set_rng_state(self.cuda, self.device)
+        if self.on_device is None:
+            return
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(self.on_device, self.device)
+        else:
+            torch.mps.set_rng_state(self.on_device)
 
 
 @contextmanager
