@@ -228,7 +228,7 @@ def import_(
 
 
 def report(
-    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN...")],
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN...", help_behavior_hint="(one or more)")],
     out: Path | None = None,
     data: str | None = None,
     points: int = 4000,
