@@ -3,10 +3,10 @@
 import itertools
 import os
 import signal
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -157,6 +157,26 @@ def test_a_disk_cache_is_found_again_and_made_anew_when_files_change(
     assert all(int(views[0].min()) == 255 for _, views in drawn(changed, 0))
 
 
+def test_a_disk_cache_whose_making_was_broken_off_is_made_again(
+    tmp_path: Path, own_caches: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = small_folder(tmp_path, 40)
+    expected = drawn(Loader(source, np.arange(40), 8, cache="memory"), 0)
+    read = type(source).read
+
+    def broken_off(self: Source, i: int) -> Tensor:
+        if i == 25:
+            raise KeyboardInterrupt
+        return read(self, i)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(source), "read", broken_off)
+        with pytest.raises(KeyboardInterrupt):
+            Loader(source, np.arange(40), 8, cache="disk")
+    assert len(list(own_caches.rglob("*.npy"))) == 1
+    assert same(drawn(Loader(source, np.arange(40), 8, cache="disk"), 0), expected)
+
+
 def test_more_than_its_share_of_memory_goes_to_disk(
     tmp_path: Path, own_caches: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,17 +317,22 @@ def test_labels_are_never_read() -> None:
     assert len(drawn(Loader(source, np.arange(40), 8), 0)) == 5
 
 
-def test_wait_counts_the_time_until_a_batch_is_there_and_not_the_callers_work(tmp_path: Path) -> None:
+def test_wait_counts_the_time_until_a_batch_is_there_and_not_the_callers_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
+    monkeypatch.setattr("barlow.data.loader.time", clock)
+
     class Slow(TwoCorners):
         def boxes(self, id: int, epoch: int, height: int, width: int) -> list[Square]:
-            time.sleep(0.01)
+            clock.now += 0.01
             return super().boxes(id, epoch, height, width)
 
     waits = []
     for batch in Loader(mixed_folder(tmp_path, 16), np.arange(16), 4, maker=Slow()).epoch(0):
         waits.append(batch.wait_s)
-        time.sleep(0.2)
-    assert all(0.04 <= wait < 0.2 for wait in waits)
+        clock.now += 0.2
+    assert waits == pytest.approx([0.04] * 4)
 
 
 def test_signals_and_tables_load_too() -> None:

@@ -46,8 +46,11 @@ def test_grid_shows_any_number_of_channels_and_floats(
     assert picture.std() > 30
 
 
-def test_grid_tells_of_no_images_and_of_a_folder_that_is_missing(patches: Tensor, tmp_path: Path) -> None:
+def test_grid_makes_its_folder_and_tells_of_no_images_and_of_what_cannot_be_written(
+    patches: Tensor, tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match="needs at least one image"):
         grid([], maker("cifar"), tmp_path / "grid.png")
-    with pytest.raises(InputError, match=r"Cannot write .*No such file"):
-        grid([patches[0]], maker("cifar"), tmp_path / "missing" / "grid.png", epochs=1)
+    assert grid([patches[0]], maker("cifar"), tmp_path / "new" / "grid.png", epochs=1).is_file()
+    with pytest.raises(InputError, match=r"Cannot write .*Not a directory"):
+        grid([patches[0]], maker("cifar"), tmp_path / "new" / "grid.png" / "below" / "x.png", epochs=1)
