@@ -10,7 +10,7 @@ import pytest
 from sklearn.manifold import TSNE
 
 from barlow.cli import main
-from barlow.demo import COLUMNS, PROTOCOLS, run_demo
+from barlow.demo import COLUMNS, METHODS, PROTOCOLS, run_demo
 from barlow.evaluation import Linear, Result
 from barlow.run import Run
 from barlow.training.pretrain import Interrupted
@@ -31,6 +31,9 @@ def test_the_demo_measures_both_methods_beside_both_baselines_and_writes_a_page(
         assert not result.warnings
         low, high = result.interval
         assert low <= result.value <= high
+    stored = [Run(tmp_path / method).evaluations() for method in METHODS]
+    assert {e["protocol"] for e in stored[0]} == {result.protocol for result in results}
+    assert [e["baselines"] for e in stored[0]] == [e["baselines"] for e in stored[1]]
     shown = capsys.readouterr().out
     for name in ("raw pixels", "Barlow Twins", "k-NN", "linear", "1-shot", "5-shot"):
         assert name in shown
