@@ -94,10 +94,10 @@ def from_files(
     return source
 
 
-def open_folder(root: Path, keys: Iterable[str], *, name: str, channels: int | None) -> FolderSource:
+def open_folder(root: Path, keys: Sequence[str], *, name: str, channels: int | None) -> FolderSource:
     """The image files `keys` under `root`; class subfolders, where there are any, give labels."""
     source = from_files(root, keys, name=name, channels=channels)
-    source.labels, source.classes = _class_folders(source.keys)
+    source.labels, source.classes = _class_folders(keys)
     source.note = f"labels from {len(source.classes)} subfolders" if source.classes else ""
     return source
 
