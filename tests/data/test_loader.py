@@ -320,7 +320,7 @@ def test_labels_are_never_read() -> None:
 def test_wait_counts_the_time_until_a_batch_is_there_and_not_the_callers_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
+    clock: Any = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
     monkeypatch.setattr("barlow.data.loader.time", clock)
 
     class Slow(TwoCorners):
