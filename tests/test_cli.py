@@ -245,6 +245,7 @@ def test_help_fits_80_columns_and_tells_every_argument(command: str, capsys: pyt
     assert left.value.code == 0
     shown = capsys.readouterr().out
     assert max(len(line.rstrip()) for line in shown.splitlines() if not line.startswith("usage:")) <= 80
+    assert "{None}" not in shown
     assert f"usage: barlow {command}" in shown
 
 

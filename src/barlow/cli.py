@@ -5,6 +5,7 @@ mistyped flags answer at once.
 """
 
 import contextlib
+import dataclasses
 import functools
 import importlib.metadata
 import inspect
@@ -15,10 +16,12 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from barlow.config import CHOICES, TRACKERS, PretrainConfig, leaves
 from barlow.errors import InputError, suggest
@@ -523,7 +526,28 @@ def _filled_in(name: str, function: Callable[..., None], arguments: list[str]) -
         return functools.partial(function, **{key: _at_home(value) for key, value in values.items()})
 
     later.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
-    return tyro.cli(later, args=arguments, prog=f"barlow {name}")
+    with _OPTIONAL:
+        return tyro.cli(later, args=arguments, prog=f"barlow {name}")
+
+
+_OPTIONAL = ConstructorRegistry()
+
+
+@_OPTIONAL.primitive_rule
+def _or_none(asked: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """What may be left out reads `--workers INT` in help, not `--workers {None}|INT`; `None` is taken all the same."""
+    kinds = set(get_args(asked.type)) - {NoneType}
+    if asked.type_origin not in (Union, UnionType) or len(kinds) != 1 or NoneType not in get_args(asked.type):
+        return None
+    inner = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kinds.pop(), asked.markers))
+    if not isinstance(inner, PrimitiveConstructorSpec):
+        return None
+    return dataclasses.replace(
+        inner,
+        instance_from_str=lambda words: None if words == ["None"] else inner.instance_from_str(words),
+        is_instance=lambda value: value is None or inner.is_instance(value),
+        str_from_instance=lambda value: ["None"] if value is None else inner.str_from_instance(value),
+    )
 
 
 def _at_home(value: Any) -> Any:

@@ -32,6 +32,7 @@ FIGURES: Mapping[object, str] = {
     "best_heldout_loss": "lowest earlier loss",
     "knn": "k-NN accuracy",
     "best_knn": "best earlier k-NN",
+    "knn_images": "images that k-NN was measured on",
     "n_train": "images trained on",
     "step": "steps taken",
 }
