@@ -17,6 +17,7 @@ from PIL import Image
 from barlow.data import CorruptSample, open_source
 from barlow.data.source import Names
 from barlow.errors import InputError
+from barlow.evaluation.evaluate import split_data
 
 
 def write(path: Path, shade: int = 0, size: tuple[int, int] = (8, 8), mode: str = "RGB") -> Path:
@@ -348,6 +349,23 @@ def test_file_based_names_keep_their_labels(own_caches: Path) -> None:
     assert source.labels is not None
     assert source.labels.tolist() == [0, 1, 1]
     assert source.classes == ("Forest", "River")
+
+
+def test_the_split_that_papers_fit_on_is_joined_where_torchvision_has_two(own_caches: Path) -> None:
+    root = own_caches / "dtd" / "dtd"
+    (root / "labels").mkdir(parents=True)
+    for number, split in enumerate(("train", "val", "test")):
+        names = [f"{kind}/{kind}_{number}.jpg" for kind in ("banded", "woven")]
+        (root / "labels" / f"{split}1.txt").write_text("\n".join(names))
+        for shade, name in enumerate(names):
+            write(root / "images" / name, 80 * shade, (40, 30))
+    source = open_source("dtd", split="trainval")
+    assert list(source.keys) == ["banded/banded_0.jpg", "woven/woven_0.jpg", "banded/banded_1.jpg", "woven/woven_1.jpg"]
+    assert source.labels is not None
+    assert source.labels.tolist() == [0, 1, 0, 1]
+    assert list(open_source("dtd").keys) == list(source.keys)[:2]
+    words = split_data("dtd", channels=3, held_out=0.2, seed=0).words
+    assert words == "the data's own: fitted on trainval, scored on test"
 
 
 # --- mistakes ----------------------------------------------------------------------------------------------------

@@ -67,11 +67,13 @@ class _Named:
     images: str = "data"
     """Attribute with the images: an array, or a list of paths (or of (path, label) pairs)."""
     labels: str = "targets"
+    joined: bool = False
+    """torchvision has train and val, and trainval, which the papers fit on, is both of them."""
 
 
-_FILES = {"images": "_image_files", "labels": "_labels"}
+_FILES: dict[str, Any] = {"images": "_image_files", "labels": "_labels"}
 _TRAIN_TEST = ("train", "test")
-_TRAIN_VAL_TEST = ("train", "val", "test")
+_TRAIN_VAL_TEST = ("train", "val", "trainval", "test")
 _TORCHVISION = {
     "cifar10": _Named("CIFAR10", _TRAIN_TEST, flag="train"),
     "cifar100": _Named("CIFAR100", _TRAIN_TEST, flag="train"),
@@ -80,9 +82,9 @@ _TORCHVISION = {
     "kmnist": _Named("KMNIST", _TRAIN_TEST, flag="train"),
     "svhn": _Named("SVHN", ("train", "test", "extra"), labels="labels"),
     "stl10": _Named("STL10", ("train", "test", "unlabeled", "train+unlabeled"), labels="labels"),
-    "dtd": _Named("DTD", _TRAIN_VAL_TEST, **_FILES),
-    "flowers102": _Named("Flowers102", _TRAIN_VAL_TEST, **_FILES),
-    "fgvc-aircraft": _Named("FGVCAircraft", ("train", "val", "trainval", "test"), **_FILES),
+    "dtd": _Named("DTD", _TRAIN_VAL_TEST, joined=True, **_FILES),
+    "flowers102": _Named("Flowers102", _TRAIN_VAL_TEST, joined=True, **_FILES),
+    "fgvc-aircraft": _Named("FGVCAircraft", _TRAIN_VAL_TEST, **_FILES),
     "food101": _Named("Food101", _TRAIN_TEST, **_FILES),
     "gtsrb": _Named("GTSRB", _TRAIN_TEST, images="_samples", labels=""),
     "oxford-pets": _Named("OxfordIIITPet", ("trainval", "test"), images="_images", labels="_labels"),
@@ -101,7 +103,8 @@ def open_named(name: str, *, split: str | None, channels: int | None) -> Source:
         return _open_embedded(name, split=split, channels=channels)
     spec = _TORCHVISION[name]
     chosen = choose_split(split, spec.splits, name)
-    source = _as_source(_constructed(name, spec, chosen), name, spec, channels)
+    parts = ("train", "val") if spec.joined and chosen == "trainval" else (chosen,)
+    source = _as_source([_constructed(name, spec, part) for part in parts], name, spec, channels)
     source.split_names, source.note = spec.splits, split_note(chosen, spec.splits)
     return source
 
@@ -136,14 +139,18 @@ def _patience(seconds: float) -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def _as_source(dataset: Any, name: str, spec: _Named, channels: int | None) -> Source:
-    images = getattr(dataset, spec.images)
-    labels = getattr(dataset, spec.labels) if spec.labels else [label for _, label in images]
-    classes = tuple(str(c) for c in getattr(dataset, "classes", None) or ()) or None
-    if not isinstance(images, list):
+def _as_source(parts: list[Any], name: str, spec: _Named, channels: int | None) -> Source:
+    classes = tuple(str(c) for c in getattr(parts[0], "classes", None) or ()) or None
+    if not isinstance(getattr(parts[0], spec.images), list):
+        images, labels = (getattr(parts[0], attribute) for attribute in (spec.images, spec.labels))
         return from_array(
             images, name=name, labels=np.asarray(labels), classes=classes, channels=channels, kind="image"
         )
+    images = [image for part in parts for image in getattr(part, spec.images)]
+    if spec.labels:
+        labels = [label for part in parts for label in getattr(part, spec.labels)]
+    else:
+        labels = [label for _, label in images]
     paths = [Path(item[0] if isinstance(item, tuple) else item) for item in images]
     root = Path(os.path.commonpath([path.parent for path in paths]))
     keys = [path.relative_to(root).as_posix() for path in paths]
