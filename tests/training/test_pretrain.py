@@ -358,7 +358,7 @@ def test_with_ema_the_average_is_what_is_exported(tmp_path: Path) -> None:
     ("data", "settings", "message"),
     [
         (blobs(10), {}, "only 9 samples to train on .1 more are held out.*use --batch-size 9 or less|fewer than"),
-        (blobs(1), {"batch_size": 2}, "only 1 samples"),
+        (blobs(1), {"batch_size": 2}, "only 1 sample to"),
         (blobs(), {"epochs": 0}, "--epochs must be 1 or more"),
         (blobs(), {"device": "tpu"}, "unknown device 'tpu'|not available"),
         (blobs(), {"mean": (0.5, 0.5)}, "needs one value for each of 1 channels, got 2"),

@@ -85,7 +85,7 @@ def test_a_network_that_does_not_fit_is_refused_in_one_line(
         pretrain(images(), tmp_path / "run", quiet=True, **SMALL)
     monkeypatch.setattr(Trainer, "load_state_dict" if settings else "_place", out_of_memory)
     with pytest.raises(
-        InputError, match=r"^out of memory: cpu had .* GiB for the network .*; use a smaller encoder .*$"
+        InputError, match=r"^out of memory: cpu had .* GiB for the network .*; use a smaller encoder, .*$"
     ):
         pretrain(images(), tmp_path / "run", quiet=True, **SMALL, **settings)
 
