@@ -1,6 +1,7 @@
 """Several processes on one machine: collectives, and an end for all when one fails, with the reason."""
 
 import contextlib
+import os
 import random
 import socket
 import subprocess
@@ -63,9 +64,13 @@ class Outcome:
 
 
 def free_port() -> int:
-    """Below the range that the kernel hands out by itself, so that no outgoing connection takes it meanwhile."""
+    """Below the range that the kernel hands out by itself, so that no outgoing connection takes it meanwhile.
+
+    Each worker of pytest has ports of its own: tests seed `random`, and seeded alike they would draw the same.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 12
     while True:
-        port = random.randrange(20_000, 32_000)
+        port = 20_000 + 1_000 * worker + random.SystemRandom().randrange(1_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
