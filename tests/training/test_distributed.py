@@ -1,8 +1,5 @@
 """Several processes on one machine: collectives, and an end for all when one fails, with the reason."""
 
-import contextlib
-import os
-import random
 import socket
 import subprocess
 import sys
@@ -63,22 +60,9 @@ class Outcome:
         return [int(line.split()[2]) for line in self.out if line.startswith("exit")]
 
 
-def free_port() -> int:
-    """Below the range that the kernel hands out by itself, so that no outgoing connection takes it meanwhile.
-
-    Each worker of pytest has ports of its own: tests seed `random`, and seeded alike they would draw the same.
-    """
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 12
-    while True:
-        port = 20_000 + 1_000 * worker + random.SystemRandom().randrange(1_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-
-
-def rehearse(main: str, size: int) -> Outcome:
+def rehearse(main: str, size: int, port: int) -> Outcome:
     """Run `main` (source of a function `main()`) in `size` forked processes that know of each other as by torchrun."""
-    prologue, fork = PROLOGUE.format(size=size, port=free_port()).split("children = []")
+    prologue, fork = PROLOGUE.format(size=size, port=port).split("children = []")
     begin = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", f"{prologue}\n{main}\nchildren = []{fork}"], capture_output=True, text=True, timeout=120
@@ -133,8 +117,8 @@ def main():
 
 
 @pytest.mark.slow
-def test_collectives_give_the_same_answer_on_every_rank() -> None:
-    outcome = rehearse(COLLECTIVES, 3)
+def test_collectives_give_the_same_answer_on_every_rank(free_port: int) -> None:
+    outcome = rehearse(COLLECTIVES, 3, free_port)
     assert outcome.exits == [0, 0, 0], outcome.err
 
 
@@ -155,8 +139,8 @@ def main():
 
 
 @pytest.mark.slow
-def test_an_exception_on_one_rank_ends_all_with_its_reason() -> None:
-    outcome = rehearse(RAISING, 3)
+def test_an_exception_on_one_rank_ends_all_with_its_reason(free_port: int) -> None:
+    outcome = rehearse(RAISING, 3, free_port)
     assert outcome.exits == [1, 1, 1]
     assert outcome.wall_s < 20
     reason = "the disk of this machine is on fire"
@@ -177,8 +161,8 @@ def main():
 
 
 @pytest.mark.slow
-def test_a_killed_rank_ends_all_within_the_stated_time_and_is_named() -> None:
-    outcome = rehearse(KILLED.format(victim=2, how="SIGKILL"), 3)
+def test_a_killed_rank_ends_all_within_the_stated_time_and_is_named(free_port: int) -> None:
+    outcome = rehearse(KILLED.format(victim=2, how="SIGKILL"), 3, free_port)
     assert outcome.exits == [1, 1, -9]
     assert outcome.wall_s < 20
     for rank in (0, 1):
@@ -186,8 +170,8 @@ def test_a_killed_rank_ends_all_within_the_stated_time_and_is_named() -> None:
 
 
 @pytest.mark.slow
-def test_the_loss_of_the_rank_that_holds_the_store_ends_all_too() -> None:
-    outcome = rehearse(KILLED.format(victim=0, how="SIGKILL"), 2)
+def test_the_loss_of_the_rank_that_holds_the_store_ends_all_too(free_port: int) -> None:
+    outcome = rehearse(KILLED.format(victim=0, how="SIGKILL"), 2, free_port)
     assert outcome.exits == [-9, 1]
     assert "rank 1 ends: 127.0.0.1, which ties the ranks together, does not answer any more" in outcome.err
 
@@ -254,6 +238,6 @@ def main():
 
 
 @pytest.mark.slow
-def test_lars_and_clipping_on_sharded_weights_equal_those_on_whole_ones() -> None:
-    outcome = rehearse(SHARDED, 2)
+def test_lars_and_clipping_on_sharded_weights_equal_those_on_whole_ones(free_port: int) -> None:
+    outcome = rehearse(SHARDED, 2, free_port)
     assert outcome.exits == [0, 0], outcome.err
