@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from barlow.errors import InputError
-from barlow.objectives import BarlowTwinsLoss, MixedBarlowTwinsLoss, correlation, pairwise_terms
+from barlow.objectives import BarlowTwinsLoss, MixedBarlowTwinsLoss, correlation
 from barlow.objectives.correlation import Form, cheaper_form
 from barlow.objectives.ranks import Ranks
 
@@ -38,6 +38,13 @@ def literal_regulariser(z_a: Tensor, z_b: Tensor, z_m: Tensor, mix: Tensor | flo
     c_ma_gt = (share * a).T @ a / len(a) + ((1 - share) * b[p]).T @ a / len(a)
     c_mb_gt = (share * a).T @ b / len(a) + ((1 - share) * b[p]).T @ b / len(a)
     return (c_ma - c_ma_gt).square().sum() + (c_mb - c_mb_gt).square().sum()
+
+
+def literal_norms(a: Tensor, b: Tensor, m: Tensor, view: Tensor, share: float, p: Tensor) -> Tensor:
+    """|| C^MV - C^MV_gt ||^2 for one view V, with both matrices built."""
+    a, b, m, v = (literal_standardize(z) for z in (a, b, m, view))
+    target = share * a.T @ v / len(a) + (1 - share) * b[p].T @ v / len(a)
+    return (m.T @ v / len(a) - target).square().sum()
 
 
 def embeddings(n: int, d: int, views: int = 2, seed: int = 0, dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -243,10 +250,28 @@ def test_the_terms_add_up_to_the_loss() -> None:
     torch.testing.assert_close(terms["loss"], terms["invariance"] + terms["redundancy"] + terms["mix"])
 
 
-def test_pairwise_terms_average_over_all_pairs_of_views() -> None:
-    views = embeddings(10, 12, views=4)
-    pairs = [literal_barlow_twins(a, b, 0.0051) for a, b in itertools.combinations(views, 2)]
-    torch.testing.assert_close(pairwise_terms(BarlowTwinsLoss(), views)["loss"], torch.stack(pairs).mean())
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("n", "d"), SHAPES)
+@pytest.mark.parametrize("block_bytes", [2**28, 300])
+def test_of_many_views_the_loss_is_the_mean_over_all_pairs(
+    monkeypatch: pytest.MonkeyPatch, block_bytes: int, n: int, d: int, form: Form
+) -> None:
+    monkeypatch.setattr(correlation, "BLOCK_BYTES", block_bytes)
+    views = embeddings(n, d, views=4)
+    pairs = [literal_barlow_twins(a, b, 0.1) for a, b in itertools.combinations(views, 2)]
+    assert_same(BarlowTwinsLoss(0.1, form)(*views), torch.stack(pairs).mean(), views)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("n", "d"), SHAPES)
+def test_of_many_views_mixing_is_held_to_all_of_them(n: int, d: int, form: Form) -> None:
+    a, b, m, *more = views = embeddings(n, d, views=5)
+    p = torch.randperm(n, generator=torch.Generator().manual_seed(1))
+    pairs = [literal_barlow_twins(x, y, 0.1) for x, y in itertools.combinations([a, b, *more], 2)]
+    # two norms per pair of views (one for each member), so the mean over pairs is twice the mean over views
+    norms = [literal_norms(a, b, m, x, 0.3, p) for x in (a, b, *more)]
+    literal = torch.stack(pairs).mean() + 4 * 0.1 * 2 * torch.stack(norms).mean()
+    assert_same(MixedBarlowTwinsLoss(0.1, 4.0, form)(a, b, m, 0.3, p, *more), literal, views)
 
 
 def test_auto_takes_the_form_with_fewer_operations_and_bytes() -> None:
@@ -340,4 +365,4 @@ def test_unusable_settings_are_refused() -> None:
     with pytest.raises(InputError, match="lambd_reg"):
         MixedBarlowTwinsLoss(lambd_reg=float("nan"))
     with pytest.raises(InputError, match=r"Received 1 view"):
-        pairwise_terms(BarlowTwinsLoss(), [torch.zeros(4, 3)])
+        BarlowTwinsLoss()(torch.zeros(4, 3))

@@ -27,7 +27,7 @@ SHARDS: dict[int, list[tuple[int, ...]]] = {
     4: [(3, 3, 3, 3), (5, 1, 0, 6)],
 }  # a rank may have no rows
 FORMS: tuple[Form, ...] = ("gram", "correlation", "auto")
-VARIANTS = ["auto-correlation", "cross-entropy", "target-minus-one", "no-norm", "feature-norm"]
+VARIANTS = ["auto-correlation", "cross-entropy", "target-minus-one", "no-norm", "feature-norm", "mean-view"]
 WIDTHS = [5, 20]
 BLOCKS = [2**28, 400]
 
@@ -35,7 +35,7 @@ Case = tuple[tuple[int, ...], Form, str, int, int]
 
 
 def cases(size: int) -> list[Case]:
-    main_losses = itertools.product(SHARDS[size], FORMS, ["plain", "mixed"], WIDTHS, BLOCKS)
+    main_losses = itertools.product(SHARDS[size], FORMS, ["plain", "three views", "mixed"], WIDTHS, BLOCKS)
     return [*main_losses, *((SHARDS[size][1], "auto", kind, width, BLOCKS[0]) for kind in VARIANTS for width in WIDTHS)]
 
 
@@ -57,6 +57,10 @@ def loss_of(kind: str, form: Form, z: list[Tensor], mix: Tensor, permutation: Te
         return MixedBarlowTwinsLoss(0.1, form=form).forward(z_a, z_b, z_m, mix, permutation)
     if kind == "plain":
         return BarlowTwinsLoss(0.1, form).forward(z_a, z_b)
+    if kind == "three views":
+        return BarlowTwinsLoss(0.1, form).forward(*z)
+    if kind == "mean-view":
+        return VariantLoss(kind, 0.1, form=form).forward(*z)
     return VariantLoss(kind, 0.1, form=form).forward(z_a, z_b)  # type: ignore[arg-type]
 
 

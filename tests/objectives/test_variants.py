@@ -130,3 +130,25 @@ def test_unknown_variants_and_temperatures_are_refused() -> None:
         VariantLoss("no-nrm")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="temperature must be positive; received 0"):
         VariantLoss("cross-entropy", temperature=0)
+
+
+@pytest.mark.parametrize("form", ["gram", "correlation"])
+def test_the_mean_view_is_held_to_every_view_and_alone_to_be_uncorrelated(form: Form) -> None:
+    g = torch.Generator().manual_seed(3)
+    shared = torch.randn(12, 15, dtype=torch.float64, generator=g)
+    views = [(shared + torch.randn(12, 15, dtype=torch.float64, generator=g)).requires_grad_() for _ in range(4)]
+    mean = torch.stack([standardized(z) for z in views]).mean(0)
+    agreement = torch.stack([on(correlation_of(standardized(z), mean)) for z in views]).mean()
+    literal = agreement + LAMBD * off(correlation_of(mean, mean)).square().sum()
+    loss = VariantLoss("mean-view", LAMBD, form=form)(*views)
+    torch.testing.assert_close(loss, literal, rtol=1e-10, atol=0)
+    gradients = zip(torch.autograd.grad(loss, views), torch.autograd.grad(literal, views), strict=True)
+    for ours, theirs in gradients:
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_of_many_views_a_variant_is_the_mean_over_pairs() -> None:
+    g = torch.Generator().manual_seed(4)
+    a, b, c = (torch.randn(10, 6, dtype=torch.float64, generator=g) for _ in range(3))
+    loss = VariantLoss("no-norm", LAMBD)
+    torch.testing.assert_close(loss(a, b, c), (loss(a, b) + loss(a, c) + loss(b, c)) / 3)

@@ -1,6 +1,6 @@
 """What is minimised: Barlow Twins, Mixed Barlow Twins, the variants their papers compare with, and the baselines."""
 
-from barlow.objectives.barlow_twins import BarlowTwinsLoss, pairwise_terms
+from barlow.objectives.barlow_twins import BarlowTwinsLoss
 from barlow.objectives.byol import BYOLLoss
 from barlow.objectives.dino import DINOLoss
 from barlow.objectives.mixed import MixedBarlowTwinsLoss
@@ -24,6 +24,5 @@ __all__ = [
     "VICRegLoss",
     "VariantLoss",
     "WMSELoss",
-    "pairwise_terms",
     "unit_rows",
 ]

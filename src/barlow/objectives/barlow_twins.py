@@ -1,9 +1,6 @@
 """Barlow Twins: self-supervised learning via redundancy reduction (Zbontar et al., 2021, arXiv 2103.03230)."""
 
-import itertools
 import math
-from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -28,7 +25,8 @@ LAMBD = 0.0051
 class BarlowTwinsLoss(nn.Module):
     """L = sum_i (1 - C_ii)^2 + lambd * sum_{i != j} C_ij^2, with C the cross-correlation of two views (eq. 1 and 2).
 
-    Both views are standardised per feature over the global batch. With torch.distributed initialised every rank returns
+    Of V > 2 views, L is the mean over all V (V - 1) / 2 pairs; in the Gram form it costs V Gram matrices.
+    All views are standardised per feature over the global batch. With torch.distributed initialised every rank returns
     the global loss, and the gradient that DistributedDataParallel averages is that of one process on the whole batch.
 
     Args:
@@ -46,49 +44,33 @@ class BarlowTwinsLoss(nn.Module):
         self.form = check_form(form)
         self.group = group
 
-    def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
-        """The loss of embeddings [n, D] of two views, a float32 scalar (float64 for float64 embeddings)."""
-        return self.terms(z_a, z_b)["loss"]
+    def forward(self, *views: Tensor) -> Tensor:
+        """The loss of embeddings [n, D] of V >= 2 views, a float32 scalar (float64 for float64 embeddings)."""
+        return self.terms(*views)["loss"]
 
-    def terms(self, z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:
+    def terms(self, *views: Tensor) -> dict[str, Tensor]:
         """`loss` and what it is the sum of: `invariance` and `redundancy`, the latter already times lambd.
 
         Raises:
-            InputError: for embeddings that are not two floating-point matrices of one shape on one device, fewer than
-                two samples in all, or ranks that disagree; on every rank alike.
+            InputError: for embeddings that are not two or more floating-point matrices of one shape on one device,
+                fewer than two samples in all, or ranks that disagree; on every rank alike.
         """
-        ranks = share_batch((z_a, z_b), self.group)
-        with exact_matmul(z_a.device):
-            views = [standardize(z, ranks) for z in to_compute_dtype((z_a, z_b))]
-            return named_terms(barlow_twins_terms(correlate(views, ranks, self.form), self.lambd), views[0].dtype)
+        if len(views) < 2:
+            raise InputError(f"Received {len(views)} view(s): the loss compares views and needs at least 2.")
+        ranks = share_batch(views, self.group)
+        with exact_matmul(views[0].device):
+            standard = [standardize(z, ranks) for z in to_compute_dtype(views)]
+            return named_terms(barlow_twins_terms(correlate(standard, ranks, self.form), self.lambd), standard[0].dtype)
 
     def extra_repr(self) -> str:
         """The settings, for `print(model)`."""
         return f"lambd={self.lambd}, form='{self.form}'"
 
 
-class PairLoss(Protocol):
-    """A loss of two views that names its terms."""
-
-    def terms(self, z_a: Tensor, z_b: Tensor, /) -> dict[str, Tensor]:
-        """Named scalars, `loss` among them."""
-
-
-def pairwise_terms(loss: PairLoss, embeddings: Sequence[Tensor]) -> dict[str, Tensor]:
-    """The terms of `loss` averaged over all unordered pairs of m >= 2 views, each [n, D].
-
-    Raises:
-        InputError: for fewer than two views.
-    """
-    if len(embeddings) < 2:
-        raise InputError(f"Received {len(embeddings)} view(s): a loss over pairs of views needs at least 2.")
-    pairs = [loss.terms(z_a, z_b) for z_a, z_b in itertools.combinations(embeddings, 2)]
-    return {name: torch.stack([terms[name] for terms in pairs]).mean() for name in pairs[0]}
-
-
 def barlow_twins_terms(c: Correlations, lambd: float) -> dict[str, Tensor]:
-    """The two contributions to the loss (eq. 1), in the types they were computed in."""
-    return {"invariance": (1 - c.diagonal).square().sum(), "redundancy": lambd * c.off_diagonal}
+    """The two contributions to the loss (eq. 1), means over the pairs of views, in the types they were computed in."""
+    invariance = (1 - c.diagonals).square().sum(dim=1).mean()
+    return {"invariance": invariance, "redundancy": lambd * c.off_diagonals.mean()}
 
 
 def named_terms(contributions: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

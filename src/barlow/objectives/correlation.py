@@ -31,14 +31,17 @@ MACS_PER_BYTE = 100
 
 
 class Correlations(NamedTuple):
-    """What the losses need to know about C_ij = X_i' X_j / N, for the views X_0, X_1, ... in order."""
+    """What the losses need to know about C_ij = X_i' X_j / N of views X_0, X_1, ..., for pairs i < j.
 
-    diagonal: Tensor
-    """diag(C_01), [D]."""
-    off_diagonal: Tensor
-    """Sum of the squared off-diagonal entries of C_01, a scalar (float64 where the device has it)."""
+    The P pairs of leading views come first: they have a diagonal. Of the remaining pairs only norms are asked.
+    """
+
+    diagonals: Tensor
+    """diag(C_ij) of the leading pairs, [P, D]."""
+    off_diagonals: Tensor
+    """Sums of the squared off-diagonal entries of the same C_ij, [P] (float64 where the device has it)."""
     others: Tensor
-    """|| C_ij ||_F^2 for the pairs (0, 2), (0, 3), ..., (1, 2), ... after the first, [pairs - 1]."""
+    """|| C_ij ||_F^2 of the remaining pairs, [pairs - P]."""
 
 
 def check_form(form: str) -> Form:
@@ -71,14 +74,16 @@ def centre(z: Tensor, ranks: Ranks) -> Tensor:
     return z - ranks.sum(z.sum(dim=0)) / ranks.total
 
 
-def correlate(views: Sequence[Tensor], ranks: Ranks, form: Form = "auto") -> Correlations:
-    """Diagonal and squared norms of the cross-correlations of two or more normalised views, each [n, D].
+def correlate(views: Sequence[Tensor], ranks: Ranks, form: Form = "auto", paired: int | None = None) -> Correlations:
+    """Diagonals and squared norms of the cross-correlations of two or more normalised views, each [n, D].
 
-    Exact in value and gradient in either form; see `Correlations` for what comes back.
+    paired: the number of leading views, at least 2; None: all of them.
+    Exact in value and gradient in either form; see `Correlations` for the result.
     """
     if form == "auto":
         form = cheaper_form(ranks, views[0].shape[1], len(views), views[0].element_size())
-    return _by_gram(views, ranks) if form == "gram" else _by_correlation(views, ranks)
+    paired = len(views) if paired is None else paired
+    return _by_gram(views, ranks, paired) if form == "gram" else _by_correlation(views, ranks, paired)
 
 
 def cheaper_form(ranks: Ranks, dim: int, views: int = 2, bytes_each: int = 4) -> Form:
@@ -95,21 +100,28 @@ def cheaper_form(ranks: Ranks, dim: int, views: int = 2, bytes_each: int = 4) ->
     return "gram" if gram < (3 + again) * pairs * rows * dim**2 + sent else "correlation"
 
 
-def _by_gram(views: Sequence[Tensor], ranks: Ranks) -> Correlations:
+def _by_gram(views: Sequence[Tensor], ranks: Ranks, paired: int) -> Correlations:
     rows, total = views[0].shape[0], ranks.total
     block = _block_length(rows, total, len(views), views[0].element_size())
-    whole = [ranks.gather(view) for view in views] if ranks.world > 1 else []
-    diagonal, norms, *_ = _GramTerms.apply(block, len(views), *views, *whole)
-    diagonal, norms = ranks.sum(diagonal) / total, ranks.sum(norms) / total**2
-    return Correlations(diagonal, norms[0] - _wide(diagonal).square().sum(), norms[1:])
+    gathered = [ranks.gather(view) for view in views] if ranks.world > 1 else []
+    diagonals, norms, *_ = _GramTerms.apply(block, len(views), paired, *views, *gathered)
+    diagonals, norms = ranks.sum(diagonals) / total, ranks.sum(norms) / total**2
+    leading = len(diagonals)
+    return Correlations(diagonals, norms[:leading] - _wide(diagonals).square().sum(dim=1), norms[leading:])
 
 
-def _by_correlation(views: Sequence[Tensor], ranks: Ranks) -> Correlations:
+def _by_correlation(views: Sequence[Tensor], ranks: Ranks, paired: int) -> Correlations:
     dim, total = views[0].shape[1], ranks.total
     pairs = len(views) * (len(views) - 1) // 2
     block = _block_length(dim, dim, pairs, views[0].element_size())
-    diagonal, norms, *_ = _CorrelationTerms.apply(block, ranks, *views)
-    return Correlations(diagonal / total, norms[0] / total**2, norms[1:] / total**2)
+    diagonals, norms, *_ = _CorrelationTerms.apply(block, ranks, paired, *views)
+    leading, norms = len(diagonals), norms / total**2
+    return Correlations(diagonals / total, norms[:leading], norms[leading:])
+
+
+def _pairs(count: int, paired: int) -> list[tuple[int, int]]:
+    """All pairs i < j of `count` views, those of the `paired` leading views first."""
+    return sorted(itertools.combinations(range(count), 2), key=lambda pair: pair[1] >= paired)
 
 
 def _block_length(rows: int, columns: int, matrices: int, bytes_each: int) -> int:
@@ -155,9 +167,10 @@ class _Standardize(torch.autograd.Function):
 
 
 class _GramTerms(torch.autograd.Function):
-    """This rank's rows' share of diag(X_0' X_1) and of < X_i X_i', X_j X_j' > for all pairs i < j.
+    """This rank's rows' share of diag(X_i' X_j) of the leading pairs and of < X_i X_i', X_j X_j' > of all pairs i < j.
 
-    Takes the block length, the number of views, this rank's rows of each view and, on many ranks, all rows of each.
+    Takes the block length, the number of views, how many of them lead, this rank's rows of each view and, on many
+    ranks, all rows of each. V views cost V Gram matrices: what the pairs add is of size N x N.
     The terms are symmetric in the samples, so the rows' whole gradient, through all ranks' shares, is computed from
     the rows' own strip of the Gram matrices, and none is sent. Strips that fit in one block are kept for the backward
     pass; others are made again there, block by block, as they are when a derivative of the gradient is wanted.
@@ -166,29 +179,29 @@ class _GramTerms(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(block: int, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(block: int, count: int, paired: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         rows, whole = tensors[:count], tensors[-count:]
-        diagonal = (rows[0] * rows[1]).sum(dim=0)
+        diagonals = torch.stack([(rows[i] * rows[j]).sum(dim=0) for i, j in _pairs(paired, paired)])
         norms, strips = [], []
         for part in _blocks(len(rows[0]), block):
             strips = _strips(rows, whole, part)
-            norms.append(torch.stack([inner_wide(g, h) for g, h in itertools.combinations(strips, 2)]))
+            norms.append(torch.stack([inner_wide(strips[i], strips[j]) for i, j in _pairs(count, paired)]))
         kept = strips if block >= len(rows[0]) else []
-        return (diagonal, torch.stack(norms).sum(dim=0), *kept)
+        return (diagonals, torch.stack(norms).sum(dim=0), *kept)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.block, ctx.count, *tensors = inputs
+        ctx.block, ctx.count, ctx.paired, *tensors = inputs
         ctx.save_for_backward(*tensors, *output[2:])
         ctx.mark_non_differentiable(*output[2:])
         ctx.views = len(tensors)
 
     @staticmethod
-    def backward(ctx: Any, grad_diagonal: Tensor, grad_norms: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_diagonals: Tensor, grad_norms: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         tensors, kept = ctx.saved_tensors[: ctx.views], ctx.saved_tensors[ctx.views :]
         rows, whole = tensors[: ctx.count], tensors[-ctx.count :]
         with exact_matmul(rows[0].device):
-            weights = _pair_weights(2 * grad_norms.to(rows[0].dtype), ctx.count)
+            weights = _pair_weights(2 * grad_norms.to(rows[0].dtype), ctx.count, ctx.paired)
             grads: list[list[Tensor]] = [[] for _ in rows]
             for part in _blocks(len(rows[0]), ctx.block):
                 # The kept strips are constants to autograd: right for a gradient, wrong for its derivative.
@@ -196,19 +209,20 @@ class _GramTerms(torch.autograd.Function):
                 for i in range(ctx.count):
                     grads[i].append(_mixed(weights[i], strips) @ whole[i])
             joined = [part[0] if len(part) == 1 else torch.cat(part) for part in grads]
-            joined[0] = torch.addcmul(joined[0], rows[1], grad_diagonal)
-            joined[1] = torch.addcmul(joined[1], rows[0], grad_diagonal)
-        return (None, None, *joined, *[None] * (ctx.views - ctx.count))
+            for (i, j), grad in zip(_pairs(ctx.paired, ctx.paired), grad_diagonals, strict=True):
+                joined[i] = torch.addcmul(joined[i], rows[j], grad)
+                joined[j] = torch.addcmul(joined[j], rows[i], grad)
+        return (None, None, None, *joined, *[None] * (ctx.views - ctx.count))
 
 
 def _strips(rows: Sequence[Tensor], whole: Sequence[Tensor], part: slice) -> list[Tensor]:
     return [x[part] @ y.mT for x, y in zip(rows, whole, strict=True)]
 
 
-def _pair_weights(grads: Tensor, count: int) -> list[dict[int, Tensor]]:
+def _pair_weights(grads: Tensor, count: int, paired: int) -> list[dict[int, Tensor]]:
     """For each view i, the weight of the Gram matrix of each other view j in its gradient."""
     weights: list[dict[int, Tensor]] = [{} for _ in range(count)]
-    for (i, j), grad in zip(itertools.combinations(range(count), 2), grads.unbind(), strict=True):
+    for (i, j), grad in zip(_pairs(count, paired), grads.unbind(), strict=True):
         weights[i][j] = weights[j][i] = grad
     return weights
 
@@ -222,52 +236,54 @@ def _mixed(weights: dict[int, Tensor], matrices: Sequence[Tensor]) -> Tensor:
 
 
 class _CorrelationTerms(torch.autograd.Function):
-    """diag(X_0' X_1) and || X_i' X_j ||_F^2 for all pairs i < j, the first without its diagonal, over all ranks' rows.
+    """diag(X_i' X_j) and || X_i' X_j ||_F^2 for all pairs i < j, over all ranks' rows.
 
-    Takes the block length, the ranks and this rank's rows of each view. Matrices that fit in one block are kept for
+    Only leading pairs have a diagonal, and their norm leaves it out. Takes the block length, the ranks, how many views
+    lead, and this rank's rows of each view. Matrices that fit in one block are kept for
     the backward pass, which then sends D numbers and no matrix.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(block: int, ranks: Ranks, *views: Tensor) -> tuple[Tensor, ...]:
+    def forward(block: int, ranks: Ranks, paired: int, *views: Tensor) -> tuple[Tensor, ...]:
         dim = views[0].shape[1]
-        diagonal, norms, kept = [], [], []
-        for pair, (x, y) in enumerate(itertools.combinations(views, 2)):
-            norm = []
-            for part, product in _products(x, y, block, ranks):
-                if pair == 0:
+        diagonals, norms, kept = [], [], []
+        for i, j in _pairs(len(views), paired):
+            diagonal, norm = [], []
+            for part, product in _products(views[i], views[j], block, ranks):
+                if j < paired:
                     diagonal.append(product.diagonal(offset=part.start).clone())
                     product = _with_diagonal(product, part, torch.zeros_like(diagonal[-1]))
                 norm.append(inner_wide(product, product))
+            diagonals += [torch.cat(diagonal)] if diagonal else []
             norms.append(torch.stack(norm).sum())
             kept.append(product)
-        return (torch.cat(diagonal), torch.stack(norms), *(kept if block >= dim else []))
+        return (torch.stack(diagonals), torch.stack(norms), *(kept if block >= dim else []))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.block, ctx.ranks, *views = inputs
+        ctx.block, ctx.ranks, ctx.paired, *views = inputs
         ctx.save_for_backward(*views, *output[2:])
         ctx.mark_non_differentiable(*output[2:])
         ctx.count = len(views)
 
     @staticmethod
-    def backward(ctx: Any, grad_diagonal: Tensor, grad_norms: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_diagonals: Tensor, grad_norms: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         views, kept = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
         if torch.is_grad_enabled():  # as above: the kept matrices are constants to autograd
             kept = ()
         with exact_matmul(views[0].device):
             weights = 2 * ctx.ranks.sum(grad_norms).to(views[0].dtype)
-            grad_diagonal = ctx.ranks.sum(grad_diagonal)
+            diagonals = iter(ctx.ranks.sum(grad_diagonals))
             grads: list[Tensor | None] = [None] * ctx.count
-            for pair, (i, j) in enumerate(itertools.combinations(range(ctx.count), 2)):
+            for pair, (i, j) in enumerate(_pairs(ctx.count, ctx.paired)):
                 x, y = views[i], views[j]
                 products = [(slice(0, None), kept[pair])] if kept else _products(x, y, ctx.block, ctx.ranks)
-                diagonal = grad_diagonal if pair == 0 else None
+                diagonal = next(diagonals) if j < ctx.paired else None
                 grad_x, grad_y = _pair_gradients(x, y, products, weights[pair], diagonal)
                 grads[i], grads[j] = _plus(grads[i], grad_x), _plus(grads[j], grad_y)
-        return (None, None, *grads)
+        return (None, None, None, *grads)
 
 
 def _products(x: Tensor, y: Tensor, block: int, ranks: Ranks) -> Iterator[tuple[slice, Tensor]]:

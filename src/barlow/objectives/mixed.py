@@ -48,12 +48,14 @@ class MixedBarlowTwinsLoss(nn.Module):
         self.group = group
         self.mix_global = mix_global
 
-    def forward(self, z_a: Tensor, z_b: Tensor, z_m: Tensor, mix: Tensor | float, permutation: Tensor) -> Tensor:
-        """The loss of embeddings [n, D] of two views and of their mix; see `terms`."""
-        return self.terms(z_a, z_b, z_m, mix, permutation)["loss"]
+    def forward(
+        self, z_a: Tensor, z_b: Tensor, z_m: Tensor, mix: Tensor | float, permutation: Tensor, *more: Tensor
+    ) -> Tensor:
+        """The loss of embeddings [n, D] of two views, of their mix, and of more views; see `terms`."""
+        return self.terms(z_a, z_b, z_m, mix, permutation, *more)["loss"]
 
     def terms(
-        self, z_a: Tensor, z_b: Tensor, z_m: Tensor, mix: Tensor | float, permutation: Tensor
+        self, z_a: Tensor, z_b: Tensor, z_m: Tensor, mix: Tensor | float, permutation: Tensor, *more: Tensor
     ) -> dict[str, Tensor]:
         """`loss` and what it is the sum of: `invariance`, `redundancy` and `mix`, weights included.
 
@@ -62,19 +64,22 @@ class MixedBarlowTwinsLoss(nn.Module):
             mix: the share a of view A in each mix: one number for the batch, or one per sample [n].
             permutation: p, int64 [n]: mixed image k holds view B of sample p[k] of this rank (of the global batch with
                 `mix_global`).
+            more: embeddings [n, D] of further views. The first two terms are then the mean over all pairs, and the
+                regulariser's two norms are twice the mean over all views.
 
         Raises:
-            InputError: for embeddings that are not three floating-point matrices of one shape on one device, a mix or
+            InputError: for embeddings that are not floating-point matrices of one shape on one device, a mix or
                 permutation of another length, fewer than two samples in all, or ranks that disagree; on every rank
                 alike.
         """
-        ranks = share_batch((z_a, z_b, z_m), self.group, _fault(z_a, mix, permutation))
+        ranks = share_batch((z_a, z_b, z_m, *more), self.group, _fault(z_a, mix, permutation))
         with exact_matmul(z_a.device):
-            x_a, x_b, x_m = (standardize(z, ranks) for z in to_compute_dtype((z_a, z_b, z_m)))
+            x_a, x_b, x_m, *rest = (standardize(z, ranks) for z in to_compute_dtype((z_a, z_b, z_m, *more)))
+            views = [x_a, x_b, *rest]
             partners = ranks.gather(x_b) if self.mix_global else x_b
-            c = correlate((x_a, x_b, residual(x_a, partners, x_m, mix, permutation)), ranks, self.form)
+            c = correlate([*views, residual(x_a, partners, x_m, mix, permutation)], ranks, self.form, paired=len(views))
             terms = barlow_twins_terms(c, self.lambd)
-            terms["mix"] = self.lambd_reg * self.lambd * c.others.sum()
+            terms["mix"] = self.lambd_reg * self.lambd * 2 * c.others.mean()
             return named_terms(terms, x_a.dtype)
 
     def extra_repr(self) -> str:

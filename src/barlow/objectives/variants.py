@@ -2,8 +2,10 @@
 
 Ablations: Zbontar et al. (2021, arXiv 2103.03230), section 4. Target -1: Tsai et al. (2021, arXiv 2104.13712).
 Unit length before standardising: the released code of Bandara et al. (2023, arXiv 2312.02151).
+Mean of the views: after Agrawal et al. (2023, arXiv 2312.10725).
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Literal, get_args
@@ -41,6 +43,7 @@ Variant = Literal[
     "cross-entropy",
     "target-minus-one",
     "unit-then-batch-norm",
+    "mean-view",
 ]
 
 
@@ -56,7 +59,9 @@ class VariantLoss(nn.Module):
             "invariance-only", "redundancy-only": one of the two terms;
             "cross-entropy": -log sum_i exp(C_ii / t) + lambd * log sum_{i != j} exp(max(C_ij, 0) / t); builds D x D;
             "target-minus-one": lambd * sum_{i != j} (1 + C_ij)^2, the HSIC form;
-            "unit-then-batch-norm": each sample to unit length first, then standardised.
+            "unit-then-batch-norm": each sample to unit length first, then standardised;
+            "mean-view": each view is correlated with the mean M of all views (invariance: the mean over views), and
+            the redundancy is that of M with itself. Costs one square matrix for any number of views.
         lambd: weight of the redundancy term.
         temperature: t of "cross-entropy"; the others ignore it.
         form: as in `BarlowTwinsLoss`; "cross-entropy" has only the correlation form.
@@ -84,27 +89,36 @@ class VariantLoss(nn.Module):
         self.form = check_form(form)
         self.group = group
 
-    def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
-        """The loss of embeddings [n, D] of two views."""
-        return self.terms(z_a, z_b)["loss"]
+    def forward(self, *views: Tensor) -> Tensor:
+        """The loss of embeddings [n, D] of V >= 2 views."""
+        return self.terms(*views)["loss"]
 
-    def terms(self, z_a: Tensor, z_b: Tensor) -> dict[str, Tensor]:
-        """`loss` and what it is the sum of: `invariance` and `redundancy`, where the variant has them."""
-        ranks = share_batch((z_a, z_b), self.group)
-        with exact_matmul(z_a.device):
+    def terms(self, *views: Tensor) -> dict[str, Tensor]:
+        """`loss` and what it is the sum of: `invariance` and `redundancy`, where the variant has them.
+
+        Of more than two views every variant but "mean-view" takes the mean over all pairs.
+        """
+        if len(views) < 2:
+            raise InputError(f"Received {len(views)} view(s): the loss compares views and needs at least 2.")
+        ranks = share_batch(views, self.group)
+        with exact_matmul(views[0].device):
             normalize = _NORMALIZERS.get(self.variant, standardize)
-            x_a, x_b = (normalize(z, ranks) for z in to_compute_dtype((z_a, z_b)))
-            return named_terms(self._contributions(x_a, x_b, ranks), x_a.dtype)
+            standard = [normalize(z, ranks) for z in to_compute_dtype(views)]
+            if self.variant == "mean-view":
+                return named_terms(_mean_view(standard, ranks, self.lambd, self.form), standard[0].dtype)
+            pairs = [self._contributions(x, y, ranks) for x, y in itertools.combinations(standard, 2)]
+            means = {name: torch.stack([terms[name] for terms in pairs]).mean() for name in pairs[0]}
+            return named_terms(means, standard[0].dtype)
 
     def _contributions(self, x_a: Tensor, x_b: Tensor, ranks: Ranks) -> dict[str, Tensor]:
         if self.variant == "cross-entropy":
             return _cross_entropy(x_a, x_b, ranks, self.lambd, self.temperature)
         c = correlate((x_a, x_b), ranks, self.form)
         if self.variant == "auto-correlation":
-            c = c._replace(off_diagonal=correlate((x_a, x_a), ranks, self.form).off_diagonal)
+            c = c._replace(off_diagonals=correlate((x_a, x_a), ranks, self.form).off_diagonals)
         if self.variant == "target-minus-one":
-            dim, off_sum = x_a.shape[1], _entry_sum(x_a, x_b, ranks) - c.diagonal.sum()
-            c = c._replace(off_diagonal=c.off_diagonal + 2 * off_sum + dim * (dim - 1))
+            dim, off_sum = x_a.shape[1], _entry_sum(x_a, x_b, ranks) - c.diagonals.sum()
+            c = c._replace(off_diagonals=c.off_diagonals + 2 * off_sum + dim * (dim - 1))
         terms = barlow_twins_terms(c, self.lambd)
         dropped = {"invariance-only": "redundancy", "redundancy-only": "invariance"}.get(self.variant)
         return {name: term for name, term in terms.items() if name != dropped}
@@ -124,6 +138,13 @@ _NORMALIZERS: dict[str, Callable[[Tensor, Ranks], Tensor]] = {
     "no-norm": centre,
     "unit-then-batch-norm": lambda z, ranks: standardize(unit_rows(z), ranks),
 }
+
+
+def _mean_view(views: list[Tensor], ranks: Ranks, lambd: float, form: Form) -> dict[str, Tensor]:
+    mean = torch.stack(views).mean(dim=0)
+    diagonals = torch.stack([ranks.sum((x * mean).sum(dim=0)) / ranks.total for x in views])
+    redundancy = correlate((mean, mean), ranks, form).off_diagonals.sum()
+    return {"invariance": (1 - diagonals).square().sum(dim=1).mean(), "redundancy": lambd * redundancy}
 
 
 def _entry_sum(x_a: Tensor, x_b: Tensor, ranks: Ranks) -> Tensor:

@@ -76,5 +76,5 @@ def _spread(z: Tensor, ranks: Ranks, form: Form) -> tuple[Tensor, Tensor]:
     """The variance and the covariance term of one view."""
     centred, unbiased = centre(z, ranks), ranks.total / (ranks.total - 1)
     c = correlate((centred, centred), ranks, form)
-    deviation = (c.diagonal * unbiased + EPS).sqrt()
-    return (1 - deviation).relu().mean(), c.off_diagonal * unbiased**2 / z.shape[1]
+    deviation = (c.diagonals[0] * unbiased + EPS).sqrt()
+    return (1 - deviation).relu().mean(), c.off_diagonals[0] * unbiased**2 / z.shape[1]

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from barlow.objectives import BYOLLoss, DINOLoss, MoCoLoss, SimSiamLoss, SwAVLoss
-from barlow.objectives.barlow_twins import PairLoss
+from barlow.objectives import BYOLLoss, DINOLoss, MoCoLoss, NTXentLoss, SimSiamLoss, SwAVLoss, VICRegLoss, WMSELoss
 from barlow.objectives.dino import moved_centre
 from barlow.objectives.ranks import Ranks
 from barlow.training.methods import Method, Terms
@@ -18,7 +17,7 @@ from barlow.training.targets import Centre, Queue, Target
 class OfPairs(Method):
     """A loss of the two views' outputs: SimCLR, VICReg, W-MSE (which has a head)."""
 
-    def __init__(self, settings: str, loss: PairLoss) -> None:
+    def __init__(self, settings: str, loss: NTXentLoss | VICRegLoss | WMSELoss) -> None:
         super().__init__(settings)
         self.loss = loss
 

@@ -20,7 +20,6 @@ from barlow.objectives import (
     VICRegLoss,
     WMSELoss,
 )
-from barlow.objectives.barlow_twins import PairLoss
 from barlow.objectives.ranks import Ranks
 from barlow.objectives.variants import Variant
 from barlow.objectives.w_mse import SAMPLES_PER_FEATURE
@@ -110,7 +109,7 @@ def _barlow_twins(config: PretrainConfig, plan: Plan, network: TwinNetwork) -> M
     return AsymmetricBarlowTwins(said, loss, stop_gradient=objective.stop_gradient, target=target, decay=decay)
 
 
-def _pair_loss(objective: ObjectiveConfig, plan: Plan) -> PairLoss:
+def _pair_loss(objective: ObjectiveConfig, plan: Plan) -> BarlowTwinsLoss | VariantLoss:
     if objective.variant is None:
         return BarlowTwinsLoss(plan.lambd, objective.form)
     variant = cast(Variant, objective.variant)  # which the loss checks

@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from barlow.objectives import MixedBarlowTwinsLoss, pairwise_terms
-from barlow.objectives.barlow_twins import PairLoss
+from barlow.objectives import BarlowTwinsLoss, MixedBarlowTwinsLoss, VariantLoss
 from barlow.objectives.ranks import Ranks
 from barlow.training.network import TwinNetwork
 from barlow.training.targets import Target
@@ -40,12 +39,12 @@ class Method(ABC):
 class BarlowTwins(Method):
     """Two views or more; the loss is averaged over their pairs."""
 
-    def __init__(self, settings: str, loss: PairLoss) -> None:
+    def __init__(self, settings: str, loss: BarlowTwinsLoss | VariantLoss) -> None:
         super().__init__(settings)
         self.loss = loss
 
     def prepare(self, views: list[Tensor], step: int) -> tuple[list[Tensor], Terms]:
-        return views, lambda embeddings: pairwise_terms(self.loss, embeddings)
+        return views, lambda embeddings: self.loss.terms(*embeddings)
 
 
 class AsymmetricBarlowTwins(Method):
@@ -56,7 +55,13 @@ class AsymmetricBarlowTwins(Method):
     """
 
     def __init__(
-        self, settings: str, loss: PairLoss, *, stop_gradient: bool, target: Target | None, decay: float | None
+        self,
+        settings: str,
+        loss: BarlowTwinsLoss | VariantLoss,
+        *,
+        stop_gradient: bool,
+        target: Target | None,
+        decay: float | None,
     ) -> None:
         super().__init__(settings, {"target": target} if target else None)
         self.loss, self.stop_gradient, self.target, self.decay = loss, stop_gradient, target, decay
@@ -99,10 +104,10 @@ class MixedBarlowTwins(Method):
         self.loss, self.alpha, self.per_sample, self.seed, self.ranks = loss, alpha, per_sample, seed, ranks
 
     def prepare(self, views: list[Tensor], step: int) -> tuple[list[Tensor], Terms]:
-        a, b = views
+        a, b, *more = views
         mix, partner = (drawn.to(a.device, non_blocking=True) for drawn in self._draw(len(a), step))
         mixed = mix_views(a, self._partners(b), mix, partner)
-        return [a, b, mixed], lambda z: self.loss.terms(z[0], z[1], z[2], mix, partner)
+        return [a, b, mixed, *more], lambda z: self.loss.terms(z[0], z[1], z[2], mix, partner, *z[3:])
 
     def _draw(self, batch: int, step: int) -> tuple[Tensor, Tensor]:
         """Weights and partners of this rank's samples; a partner is a row of what `_partners` returns."""
