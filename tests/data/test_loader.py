@@ -1,9 +1,14 @@
 """Batches: right samples, same for any cache, workers, ranks and after a resume; unreadable ones replaced and named."""
 
 import itertools
+import multiprocessing
 import os
+import re
+import resource
 import signal
-from collections.abc import Sequence
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -217,6 +222,96 @@ def test_large_images_are_cut_where_they_are_decoded(tmp_path: Path) -> None:
             assert torch.equal(batch.cuts[1][k], image[:, top : top + 4, left : left + 4])
 
 
+LIFE = """
+import multiprocessing, os, signal, sys
+from dataclasses import dataclass
+import numpy as np
+import torch
+from barlow.data import Loader, Source, WorkerDied
+
+@dataclass(kw_only=True, eq=False)
+class InMemory(Source):
+    images: np.ndarray
+
+    def read(self, i):
+        if i == 19 and os.path.exists("kill"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return torch.from_numpy(self.images[i])
+
+    def content_hash(self, i):
+        return str(i)
+
+    def fingerprint(self):
+        return "held"
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv[1])
+    images = np.random.default_rng(0).integers(0, 256, (20, 3, 9, 9), dtype=np.uint8)
+    source = InMemory(name="mine", keys=list(map(str, range(20))), channels=3, dtype=torch.uint8, images=images)
+    loader = Loader(source, np.arange(20), 2, cache="none", workers=2)
+    expected = Loader(source, np.arange(20), 2, cache="none")
+    print(*(child.pid for child in multiprocessing.active_children()))
+    for epoch, start in ((0, 0), (1, 4)):
+        pairs = list(zip(loader.epoch(epoch, start), expected.epoch(epoch, start), strict=True))
+        assert len(pairs) == 10 - start
+        assert all(ours.ids.equal(theirs.ids) and ours.images.equal(theirs.images) for ours, theirs in pairs)
+    open("kill", "w").close()
+    try:
+        list(loader.epoch(2))
+    except WorkerDied as death:
+        print(death, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def run_script(text: str, folder: Path, method: str) -> subprocess.CompletedProcess[str]:
+    (folder / "script.py").write_text(text)
+    command = [sys.executable, "script.py", method]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_workers_of_every_start_method_live_and_die_alike(tmp_path: Path, method: str) -> None:
+    """Python's default differs between versions and systems. The samples lie in the parent's memory; a killed worker is
+    named in one line, and a killed parent takes its workers along."""
+    done = run_script(LIFE, tmp_path, method)
+    assert (done.returncode, done.stderr) == (-9, "")  # read to its end: no process is left that holds it
+    pids, death = done.stdout.splitlines()
+    worker = int(np.flatnonzero(epoch_order(np.arange(20), seed=0, epoch=2) == 19)[0]) // 2 % 2
+    assert re.match(rf"data worker {worker} \(pid \d+\) was killed by SIGKILL", death)
+    assert not any(Path(f"/proc/{pid}/exe").exists() for pid in pids.split())
+
+
+@pytest.fixture
+def spawned() -> Iterator[None]:
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method("spawn", force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
+@pytest.mark.usefixtures("spawned")
+def test_views_that_cannot_be_sent_to_workers_are_refused_in_one_line(tmp_path: Path) -> None:
+    class Local(TwoCorners):
+        pass
+
+    with pytest.raises(InputError, match=r"cannot be sent to worker processes \(.*Local.*\); use no workers"):
+        Loader(mixed_folder(tmp_path, 8), np.arange(8), 4, maker=Local(), workers=1)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("spawned")
+def test_what_a_worker_cannot_load_is_said_without_a_traceback_of_its_own(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The modules of these tests are not on the path of a new interpreter."""
+    loader = Loader(mixed_folder(tmp_path, 8), np.arange(8), 4, maker=TwoCorners(), workers=1)
+    with pytest.raises(WorkerDied, match=r"(?s)data worker 0 \(pid \d+\) failed.*No module named 'tests'"):
+        list(loader.epoch(0))
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_change_nothing_in_the_batches(tmp_path: Path, workers: int) -> None:
@@ -244,6 +339,28 @@ def test_an_error_in_a_worker_comes_with_its_traceback(tmp_path: Path) -> None:
     loader = Loader(mixed_folder(tmp_path, 64), np.arange(64), 2, maker=Broken(), workers=1)
     with pytest.raises(WorkerDied, match=r"(?s)data worker 0 \(pid \d+\) failed.*in boxes.*ZeroDivisionError"):
         list(loader.epoch(0))
+
+
+@pytest.mark.slow
+def test_a_script_without_the_guard_that_new_interpreters_need_is_told_so(tmp_path: Path) -> None:
+    done = run_script(LIFE.replace('__name__ == "__main__"', "True"), tmp_path, "spawn")
+    assert re.search(r"data worker 0 .*needs the guard `if __name__ == '__main__':`", done.stderr.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_a_batch_that_finds_no_shared_memory_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    loader = Loader(mixed_folder(tmp_path, 24), np.arange(24), 4, maker=NoRoom(), workers=1)
+    with pytest.raises(
+        WorkerDied, match=r"data worker 0 \(pid \d+\) failed: its batch finds no place in shared memory"
+    ):
+        list(loader.epoch(0))
+    assert capfd.readouterr().err == ""
+
+
+class NoRoom(TwoCorners):
+    def cut(self, image: Tensor, boxes: Sequence[Any], scale: float = 1.0) -> list[Tensor]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1, 1))  # what no file may grow beyond, those of /dev/shm included
+        return super().cut(image, boxes, scale)
 
 
 class Broken(TwoCorners):
