@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from barlow.diagnostics import Evidence, expected_initial_loss, health, overfitting_evidence, verdict
+from barlow.diagnostics import Evidence, distinct_share, expected_initial_loss, health, overfitting_evidence, verdict
 from barlow.errors import InputError
 from barlow.objectives import BarlowTwinsLoss, MixedBarlowTwinsLoss
 
@@ -135,6 +135,28 @@ USUAL = Evidence(
             ),
             "collapsed-dimensional",
         ),
+        (  # lambda 1e-4, after 15 epochs: the views agree, and 256 features say one thing
+            replace(USUAL, effective_rank=1.24, diagonal=0.955, off_diagonal=0.91, heldout_loss=6.04, train_loss=5.96),
+            "collapsed-dimensional",
+        ),
+        (  # the default lambda in its second epoch
+            replace(
+                USUAL,
+                effective_rank=3.55,
+                diagonal=0.399,
+                off_diagonal=0.225,
+                heldout_loss=128.2,
+                train_loss=126.4,
+                best_heldout_loss=165.7,
+                step=10,
+            ),
+            "healthy",
+        ),
+        (  # BYOL does not lower the loss of Barlow Twins, but its views come to agree
+            replace(USUAL, heldout_loss=240.0, train_loss=240.0, initial_diagonal=0.13),
+            "healthy",
+        ),
+        (replace(USUAL, heldout_loss=240.0, train_loss=240.0, initial_diagonal=0.65), "not-learning-yet"),
         (  # 54 images to train on, 6 held out: correlations of 6 samples are mostly noise
             replace(
                 USUAL,
@@ -185,6 +207,111 @@ def test_how_far_knn_must_fall_depends_on_the_images_it_is_measured_on() -> None
     assert isinstance(few, dict)
     assert isinstance(many, dict)
     assert (few["state"], many["state"]) == ("healthy", "overfitting")
+
+
+WIDE = 256
+
+
+class Embedding(nn.Module):
+    """`rank` shared values, spread over 256 features by a fixed random matrix; of views that agree or do not."""
+
+    def __init__(self, rank: int, agree: bool) -> None:
+        super().__init__()
+        self.rank, self.first = rank, 0 if agree else 32
+        self.mix = torch.randn(rank, WIDE, generator=torch.Generator().manual_seed(rank))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, self.first : self.first + self.rank] @ self.mix
+
+
+def of_64_values(n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Two views [n, 64, 1, 1]: 32 values that they share up to noise, and 32 that are each one's own."""
+    generator = torch.Generator().manual_seed(seed)
+    content = torch.randn(n, 32, generator=generator)
+    first, second = (
+        torch.cat(
+            [content + 0.1 * torch.randn(n, 32, generator=generator), torch.randn(n, 32, generator=generator)], dim=1
+        )[..., None, None]
+        for _ in range(2)
+    )
+    return first, second
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize(
+    ("rank", "agree", "state"),
+    [
+        *((rank, True, "collapsed-dimensional") for rank in (1, 2)),
+        *((rank, True, "healthy") for rank in (6, 32)),
+        *((rank, False, "not-learning-yet") for rank in (1, 2, 6, 32)),
+    ],
+)
+@pytest.mark.parametrize("initial_loss", [1e9, None])
+def test_what_the_rank_and_the_agreement_of_an_embedding_say(
+    rank: int, agree: bool, state: str, initial_loss: float | None, scale: float
+) -> None:
+    """Whatever the loss was before training, and in whatever units the embedding is."""
+    held, encoder = of_64_values(256, 1), Embedding(rank, agree)
+    encoder.mix *= scale
+    found = health(
+        encoder, nn.Identity(), held, BarlowTwinsLoss(LAMBD), n_train=50_000, step=100, initial_loss=initial_loss
+    )
+    assert found["verdict"]["state"] == state
+    if rank == 6 and agree:
+        assert "These are few" in found["verdict"]["text"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
+def test_features_that_overflowed_are_a_diverged_run_and_not_an_overfitted_one(value: float) -> None:
+    class Broken(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            z = x.flatten(1)[:, :WIDTH].clone()
+            z[3, 5] = value
+            return z * (1 if not np.isfinite(value) else value)
+
+    found = examine(Broken())
+    assert found["verdict"]["state"] == "diverged"  # type: ignore[index]
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+@pytest.mark.parametrize("name", ["heldout_loss", "train_loss", "effective_rank", "diagonal", "dead_share"])
+def test_a_figure_that_is_not_finite_is_named(name: str) -> None:
+    found = verdict(replace(USUAL, **{name: float("nan")}))  # type: ignore[arg-type]
+    assert found.state == "diverged"
+    assert name.replace("_", " ") in found.text
+    assert name not in found.evidence
+
+
+@pytest.mark.parametrize("name", ["initial_loss", "best_heldout_loss", "knn", "best_knn", "initial_diagonal"])
+def test_an_earlier_figure_that_is_not_finite_counts_as_not_measured(name: str) -> None:
+    known = replace(USUAL, knn=0.9, best_knn=0.9, initial_diagonal=0.1)
+    assert verdict(replace(known, **{name: float("nan")})).state == "healthy"  # type: ignore[arg-type]
+
+
+def pictures(n: int, seed: int = 0) -> Tensor:
+    return torch.randint(0, 256, (n, 3, 8, 8), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("samples", "share"),
+    [
+        (torch.zeros(40, 3, 8, 8, dtype=torch.uint8), 1 / 40),
+        (torch.arange(40, dtype=torch.uint8)[:, None, None, None].expand(40, 3, 8, 8), 1 / 40),  # one colour each
+        (200 + pictures(40) % 4, 1 / 40),  # blank but for the noise of a camera
+        (pictures(1).expand(40, 3, 8, 8), 1 / 40),
+        (pictures(20).repeat(2, 1, 1, 1), 0.5),
+        (pictures(40), 1.0),
+        (1e-6 * pictures(40).double(), 1.0),  # floats in small units are not blank
+        (torch.ones(40, 2, 100), 1 / 40),  # signals
+        (torch.eye(40), 1.0),  # rows of a table
+    ],
+)
+def test_blank_constant_and_duplicated_inputs_are_counted_once(samples: Tensor, share: float) -> None:
+    assert distinct_share(samples) == pytest.approx(share)
+    found = examine(OneDirection(), distinct_share=distinct_share(samples))["verdict"]
+    assert isinstance(found, dict)
+    assert found["state"] == ("too-little-data" if share < 0.5 else "collapsed-dimensional")
+    assert "lambda" not in found["text"] or share >= 0.5
 
 
 def _fields(evidence: Evidence) -> dict[str, object]:

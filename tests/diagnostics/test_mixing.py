@@ -53,9 +53,9 @@ def test_encoder_and_projector_are_measured_apart_in_eval_mode() -> None:
     assert encoder.training
 
 
-def test_a_constant_encoder_and_unequal_pairs_are_refused() -> None:
+def test_a_constant_encoder_has_no_deviation_to_measure_and_unequal_pairs_are_refused() -> None:
     x, other = pairs()
-    with pytest.raises(InputError, match="constant"):
-        deviation(lambda images: torch.ones(len(images), 4), x, other)
+    found = deviation(lambda images: torch.ones(len(images), 4), x, other, WEIGHTS)
+    assert found == pytest.approx(dict.fromkeys(WEIGHTS, float("nan")), nan_ok=True)
     with pytest.raises(InputError, match="one shape"):
         deviation(torch.flatten, x, other[:3])

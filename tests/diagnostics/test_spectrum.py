@@ -70,7 +70,8 @@ def test_lidar_is_the_papers_definition() -> None:
     views = rng.standard_normal((30, 1, 6)) * np.arange(1, 7) + 0.3 * rng.standard_normal((30, 5, 6))
     mean, means = views.mean(axis=(0, 1)), views.mean(axis=1)
     between = sum(np.outer(m - mean, m - mean) for m in means) / 30
-    within = sum(np.outer(v - means[i], v - means[i]) for i in range(30) for v in views[i]) / 150 + 1e-4 * np.eye(6)
+    within = sum(np.outer(v - means[i], v - means[i]) for i in range(30) for v in views[i]) / 150
+    within += 1e-4 * views.var(axis=(0, 1)).mean() * np.eye(6)
     values, vectors = np.linalg.eigh(within)
     root = vectors @ np.diag(values**-0.5) @ vectors.T
     eigenvalues = np.linalg.eigvalsh(root @ between @ root)
@@ -91,7 +92,5 @@ def test_lidar_counts_directions_that_tell_samples_apart_and_not_those_of_noise(
 def test_bad_features_are_refused() -> None:
     with pytest.raises(InputError, match="two samples"):
         rankme(np.ones((1, 4)))
-    with pytest.raises(InputError, match="NaN"):
-        effective_rank(np.full((3, 2), np.nan))
     with pytest.raises(InputError, match="2 views"):
         lidar(np.ones((5, 1, 3)))

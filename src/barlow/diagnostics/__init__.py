@@ -10,6 +10,7 @@ from barlow.diagnostics.collapse import (
 from barlow.diagnostics.expected import expected_initial_loss
 from barlow.diagnostics.geometry import alignment, class_distances, uniformity
 from barlow.diagnostics.health import health
+from barlow.diagnostics.inputs import distinct_share
 from barlow.diagnostics.lidar import lidar
 from barlow.diagnostics.mixing import deviation, mixing_deviation
 from barlow.diagnostics.overfitting import overfitting_evidence, view_loss
@@ -29,6 +30,7 @@ __all__ = [
     "cross_correlation",
     "dead_share",
     "deviation",
+    "distinct_share",
     "effective_rank",
     "expected_initial_loss",
     "health",

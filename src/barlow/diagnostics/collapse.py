@@ -1,16 +1,20 @@
-"""Signs of collapse: features that never change, and features that repeat each other."""
+"""Signs of collapse: features that never change, and features that repeat each other.
+
+No figure depends on the scale of the features; all are NaN where a feature is NaN or infinite.
+"""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from barlow.diagnostics.scale import centred, unit_scale
 from barlow.errors import InputError
 
 Floats = NDArray[np.floating]
 
 EPS = 1e-5
-"""Added to the variance, as in the objective (BatchNorm's)."""
+"""Added to every variance, as a share of the features' mean variance: what BatchNorm adds to features of variance 1."""
 
 SUMMARY_FEATURES = 1024
 """Features that the summary of C looks at."""
@@ -21,20 +25,20 @@ DEAD = 1e-4
 
 def dead_share(z: Floats) -> float:
     """Share of the features of [N, F] that do not change from sample to sample; 1 for a constant output."""
-    wide = z.astype(np.float64)
+    wide = unit_scale(z)
     scale = np.sqrt(np.mean(wide**2))
-    return float(np.mean(wide.std(axis=0) <= DEAD * scale))
+    return float("nan") if np.isnan(scale) else float(np.mean(wide.std(axis=0) <= DEAD * scale))
 
 
 def relative_spread(z: Floats) -> float:
     """Root mean variance of the features of [N, F] over their root mean square: 0 for a constant, 1 for mean zero."""
-    wide = z.astype(np.float64)
+    wide = unit_scale(z)
     scale = np.mean(wide**2)
-    return float(np.sqrt(wide.var(axis=0).mean() / scale)) if scale > 0 else 0.0
+    return 0.0 if scale == 0 else float(np.sqrt(wide.var(axis=0).mean() / scale))
 
 
 def cross_correlation(z_a: Floats, z_b: Floats) -> NDArray[np.float64]:
-    """C = Za' Zb / N [D, D] of two batches of views [N, D], each feature standardised (biased variance, eps 1e-5)."""
+    """C = Za' Zb / N [D, D] of two batches of views [N, D], each feature standardised (biased variance)."""
     if z_a.shape != z_b.shape or z_a.ndim != 2 or len(z_a) < 2:
         raise InputError(f"two views must be [N, D] of one shape with N of 2 or more, got {z_a.shape} and {z_b.shape}")
     a, b = standardise(z_a), standardise(z_b)
@@ -42,9 +46,15 @@ def cross_correlation(z_a: Floats, z_b: Floats) -> NDArray[np.float64]:
 
 
 def standardise(embeddings: Floats) -> NDArray[np.float64]:
-    """Every feature of [N, D] with mean 0 and variance 1, as the objective does it."""
-    z = embeddings.astype(np.float64)
-    return np.asarray((z - z.mean(axis=0)) / np.sqrt(z.var(axis=0) + EPS))
+    """Every feature of [N, D] with mean 0 and variance 1; a constant one is 0.
+
+    The objective adds 1e-5 to the variances whatever their scale. Here it is a share of their mean, so that
+    embeddings in small units have the correlations that they have in large ones.
+    """
+    z = centred(embeddings)
+    variance = (z**2).mean(axis=0)
+    floor = EPS * variance.mean()
+    return np.asarray(z if floor == 0 else z / np.sqrt(variance + floor))
 
 
 def correlation_sample(z_a: Floats, z_b: Floats, side: int = 64) -> dict[str, Any]:

@@ -1,17 +1,20 @@
-"""Where features lie on the unit sphere, and how classes lie among them."""
+"""Where features lie on the unit sphere, and how classes lie among them: NaN where a feature is NaN or infinite."""
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import pdist
 
+from barlow.diagnostics.scale import unit_scale
 from barlow.errors import InputError
 
 Floats = NDArray[np.floating]
 
 
 def _unit(x: Floats) -> NDArray[np.float64]:
-    wide = x.astype(np.float64)
-    return np.asarray(wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12))
+    """The rows of [N, F] with length 1; rows of zeros stay zeros."""
+    wide = unit_scale(x)
+    length = np.linalg.norm(wide, axis=1, keepdims=True)
+    return np.asarray(wide / np.where(length == 0, 1.0, length))
 
 
 def uniformity(x: Floats, *, t: float = 2.0) -> float:

@@ -39,20 +39,23 @@ def health(
     n_train: int | None = None,
     step: int | None = None,
     initial_loss: float | None = None,
+    initial_diagonal: float | None = None,
     best_heldout_loss: float | None = None,
     knn: float | None = None,
     best_knn: float | None = None,
     knn_images: int | None = None,
+    distinct_share: float | None = None,
     mixing: bool = True,
 ) -> dict[str, Any]:
     """Rank, collapse, geometry, overfitting, mixing and a verdict, ready for `health.json`.
 
     `view_pairs` are two views [N, C, h, w] (model inputs on the networks' device) of a held-out slice,
     `train_pairs` two views of as many training images; `objective` maps (z_a, z_b) to the plain Barlow Twins loss.
-    `initial_loss` and `best_heldout_loss` are `heldout_loss` of the first and of the best earlier call, `knn` and
-    `best_knn` the k-NN accuracy now and at its best on `knn_images` images, where there are labels. Both
-    networks run in eval mode and get their modes back. Rank, collapse and geometry speak of the encoder's
-    features, the correlations of the embedding.
+    `initial_loss` and `initial_diagonal` are `heldout_loss` and `diagonal` of the first call, `best_heldout_loss` is
+    the lowest so far, `knn` and `best_knn` the k-NN accuracy now and at its best on `knn_images` images, where there
+    are labels, and `distinct_share` is that of the held-out images. Both networks run in eval mode and get their modes
+    back. Rank, collapse and geometry speak of the encoder's features, the correlations of the embedding. A figure that
+    cannot be measured (NaN or infinity in the features, a constant encoder that mixes anything) is None.
 
     Raises:
         InputError: `train_pairs` and `view_pairs` differ in size.
@@ -74,11 +77,13 @@ def health(
         heldout_loss=measured["heldout_loss"],
         train_loss=measured.get("train_loss"),
         initial_loss=initial_loss,
+        initial_diagonal=initial_diagonal,
         best_heldout_loss=best_heldout_loss,
         knn=knn,
         best_knn=best_knn,
         knn_images=knn_images,
         n_train=n_train,
+        distinct_share=distinct_share,
         step=step,
     )
     report: dict[str, Any] = {"n": len(z_a), "feature_dim": h_a.shape[1], "width": z_a.shape[1], **measured}
@@ -89,9 +94,16 @@ def health(
     if labels is not None:
         labelled = labels >= 0
         report["class_distances"] = class_distances(features[0][labelled], labels[labelled])
-    if mixing and len(z_a) > 1 and measured["relative_spread"] > 0:
+    if mixing and len(z_a) > 1:
         report["mixing"] = _mixing(encoder, projector, view_pairs[0][:MIXED_IMAGES])
-    return {**report, "verdict": asdict(verdict(evidence))}
+    return {**_measurable(report), "verdict": asdict(verdict(evidence))}
+
+
+def _measurable(value: Any) -> Any:
+    """JSON has no NaN: None in its place, and in that of a list or matrix that holds one."""
+    if isinstance(value, dict):
+        return {name: _measurable(part) for name, part in value.items()}
+    return value if np.isfinite(value).all() else None
 
 
 def _numpy(x: Tensor) -> Floats:

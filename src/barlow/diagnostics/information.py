@@ -6,11 +6,14 @@ assumes Gaussians, so that entropies are log-determinants of covariances; beside
 assume nothing.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from scipy.special import digamma, gammaln
 
+from barlow.diagnostics.scale import centred, unit_scale
 from barlow.errors import InputError
 
 Floats = NDArray[np.floating]
@@ -29,31 +32,36 @@ def gaussian_entropy(x: Floats) -> float:
     """Differential entropy of the Gaussian that samples [N, d] are drawn from, in nats; N > d.
 
     Unbiased: the logarithm of a sample covariance's determinant is too low by a known amount (Ahmed and Gokhale
-    1989). Raises InputError for too few samples.
+    1989). NaN where a sample is NaN or infinite. Raises InputError for too few samples.
     """
     n, d = _shape(x)
     if n <= d:
         raise InputError(f"a Gaussian entropy in {d} dimensions needs more than {d} samples, got {n}")
-    values = np.linalg.eigvalsh(np.cov(x.astype(np.float64), rowvar=False, ddof=1).reshape(d, d))
+    points, log_scale = _points(x)
+    if np.isnan(points).any():
+        return float("nan")
+    values = np.linalg.eigvalsh(np.cov(points, rowvar=False, ddof=1).reshape(d, d))
     log_det = np.log(np.maximum(values, SMALLEST * max(values[-1], 1e-300))).sum()
     bias = digamma((n - np.arange(1, d + 1)) / 2).sum() + d * np.log(2 / (n - 1))
-    return float(0.5 * (d * np.log(2 * np.pi * np.e) + log_det - bias))
+    return float(0.5 * (d * np.log(2 * np.pi * np.e) + log_det - bias) + d * log_scale)
 
 
 def neighbour_entropy(x: Floats, *, k: int = NEIGHBOUR) -> float:
     """Differential entropy of samples [N, d] by the distances to their k-th neighbours, in nats; N > k.
 
     Kozachenko and Leonenko (1987), in the form of Kraskov et al. (2004, equation 20). Consistent for any density;
-    too high in many dimensions. Raises InputError for too few samples.
+    too high in many dimensions. NaN where a sample is NaN or infinite. Raises InputError for too few samples.
     """
     n, d = _shape(x)
     if n <= k:
         raise InputError(f"the {k}-th neighbour needs more than {k} samples, got {n}")
-    points = x.astype(np.float64)
+    points, log_scale = _points(x)
+    if np.isnan(points).any():
+        return float("nan")
     distances = cKDTree(points).query(points, k=k + 1)[0][:, k]
     log_distance = np.log(np.maximum(distances, SMALLEST * max(distances.max(), 1e-300))).mean()
     log_ball = 0.5 * d * np.log(np.pi) - gammaln(0.5 * d + 1)
-    return float(digamma(n) - digamma(k) + log_ball + d * log_distance)
+    return float(digamma(n) - digamma(k) + log_ball + d * (log_distance + log_scale))
 
 
 def bottleneck_terms(views: Floats, *, directions: int = DIRECTIONS, seed: int = 0) -> dict[str, float]:
@@ -80,16 +88,21 @@ def bottleneck_terms(views: Floats, *, directions: int = DIRECTIONS, seed: int =
 
 def _directions(views: Floats, directions: int, seed: int) -> NDArray[np.float64]:
     """Standardised embeddings along random orthonormal directions [N, V, d]."""
-    wide = views.astype(np.float64)
-    centred = wide - wide.mean(axis=(0, 1))
-    deviation = np.sqrt((centred**2).mean(axis=(0, 1)))
-    standard = centred / np.where(deviation > 0, deviation, 1.0)
+    z = centred(views, axis=(0, 1))
+    deviation = np.sqrt((z**2).mean(axis=(0, 1)))
+    standard = z / np.where(deviation == 0, 1.0, deviation)
     drawn = np.random.default_rng(seed).standard_normal((views.shape[2], min(directions, views.shape[2])))
     basis, _ = np.linalg.qr(drawn)
     return np.asarray(standard @ basis)
 
 
 def _shape(x: Floats) -> tuple[int, int]:
-    if x.ndim != 2 or not np.isfinite(x).all():
-        raise InputError(f"an entropy needs finite samples [N, d], got shape {x.shape}")
+    if x.ndim != 2:
+        raise InputError(f"an entropy needs samples [N, d], got shape {x.shape}")
     return x.shape[0], x.shape[1]
+
+
+def _points(x: Floats) -> tuple[NDArray[np.float64], float]:
+    """The samples over their largest magnitude, and its logarithm, which an entropy grows by in each dimension."""
+    largest = float(np.abs(x).max(initial=0.0))
+    return unit_scale(x), math.log(largest) if 0 < largest < math.inf else 0.0

@@ -21,17 +21,18 @@ def deviation(
 
     `images` x and `others` x' are model inputs [N, C, h, w] (normalised pixels, as training mixes them). 0: the
     mixing assumption of Mixed Barlow Twins (arXiv 2312.02151, equation 5) holds exactly, as for a linear f.
-    A share of the squared distance between samples, so widths and encoders can be compared.
+    A share of the squared distance between samples, so widths and encoders can be compared. NaN where the embeddings of
+    all pairs coincide (a constant encoder mixes anything), or hold NaN or infinity.
 
     Raises:
-        InputError: Shapes differ, or the embeddings of the pairs coincide.
+        InputError: Shapes differ.
     """
     if images.shape != others.shape:
         raise InputError(f"mixing needs pairs of one shape, got {tuple(images.shape)} and {tuple(others.shape)}")
     z, z_other = embed(images).double(), embed(others).double()
     distance = float((z - z_other).square().sum(dim=1).mean())
-    if distance == 0:
-        raise InputError("every pair has one and the same embedding: the encoder is constant, mixing says nothing")
+    if not 0 < distance < float("inf"):
+        return {float(a): float("nan") for a in weights}
     found = {}
     for a in weights:
         mixed = embed(a * images + (1 - a) * others).double()

@@ -1,8 +1,12 @@
-"""How many directions the features use: RankMe, effective rank and alpha-ReQ, from their spectrum."""
+"""How many directions the features use: RankMe, effective rank and alpha-ReQ, from their spectrum.
+
+None of the three depends on the scale of the features; all are NaN where a feature is NaN or infinite.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
 
+from barlow.diagnostics.scale import centred, unit_scale
 from barlow.errors import InputError
 
 Floats = NDArray[np.floating]
@@ -15,36 +19,38 @@ FITTED = (11, 100)
 """Eigenvalues to which alpha-ReQ's power law is fitted: behind the largest, before the tail."""
 
 
-def _rows(x: Floats) -> Spectrum:
-    """[N, F] in float64. Raises InputError unless there are two finite rows at least."""
-    if x.ndim != 2 or len(x) < 2:
-        raise InputError(f"a spectrum needs features [N, F] of two samples or more, got shape {x.shape}")
-    if not np.isfinite(x).all():
-        raise InputError("the features hold NaN or infinity: check the encoder that made them")
-    return x.astype(np.float64)
-
-
-def _gram(rows: Spectrum) -> Spectrum:
-    """The smaller of X'X and XX': both have the same non-zero eigenvalues."""
-    return np.asarray(rows.T @ rows if rows.shape[0] >= rows.shape[1] else rows @ rows.T)
-
-
 def singular_values(x: Floats) -> Spectrum:
-    """Singular values of the features as they are, not centred [min(N, F)], falling."""
-    return np.asarray(np.linalg.svd(_rows(x), compute_uv=False))
+    """Singular values of the features as they are, not centred [min(N, F)], falling; NaN for features with NaN."""
+    _check(x)
+    if not np.isfinite(x).all():  # LAPACK would raise
+        return np.full(min(x.shape), np.nan)
+    return np.asarray(np.linalg.svd(x.astype(np.float64), compute_uv=False))
 
 
 def covariance_eigenvalues(x: Floats) -> Spectrum:
-    """Eigenvalues of the biased covariance of the features [min(N, F)], falling; rounding below zero is cut off."""
-    rows = _rows(x)
-    values = np.linalg.eigvalsh(_gram(rows - rows.mean(axis=0)) / len(rows))
-    return np.asarray(np.maximum(values[::-1], 0.0))
+    """Eigenvalues of the biased covariance of the features [min(N, F)], falling; NaN for features with NaN."""
+    _check(x)
+    rows = centred(x)
+    if np.isnan(rows).any():
+        return np.full(min(x.shape), np.nan)
+    # The smaller of X'X and XX': both have the same non-zero eigenvalues.
+    gram = rows.T @ rows if rows.shape[0] >= rows.shape[1] else rows @ rows.T
+    values = np.maximum(np.linalg.eigvalsh(gram / len(rows))[::-1], 0.0)  # rounding may fall below zero
+    largest = float(np.abs(x).max())
+    with np.errstate(over="ignore"):
+        return np.asarray(values * largest * largest)
+
+
+def _check(x: Floats) -> None:
+    if x.ndim != 2 or len(x) < 2 or x.shape[1] < 1:
+        raise InputError(f"a spectrum needs features [N, F] of two samples or more, got shape {x.shape}")
 
 
 def entropy_rank(spectrum: Spectrum, eps: float) -> float:
+    """exp of the entropy of the spectrum's shares, each plus `eps`: 0 for zeros, NaN for NaN."""
     total = spectrum.sum()
-    if total == 0:
-        return 0.0
+    if not total > 0:
+        return float(total)
     share = spectrum / total + eps
     share = share[share > 0]
     return float(np.exp(-(share * np.log(share)).sum()))
@@ -56,7 +62,7 @@ def rankme(x: Floats, *, eps: float = RANKME_EPS) -> float:
     Between 1 (one direction) and about min(N, F); 0 for features that are all zero. Its paper asks for
     many samples (25,600); with fewer, compare only values measured with the same number.
     """
-    return entropy_rank(singular_values(x), eps)
+    return entropy_rank(singular_values(unit_scale(x)), eps)
 
 
 def effective_rank(x: Floats) -> float:
@@ -64,7 +70,7 @@ def effective_rank(x: Floats) -> float:
 
     Centred, and with variances instead of standard deviations, so it is lower than RankMe and blind to a mean.
     """
-    return entropy_rank(covariance_eigenvalues(x), 0.0)
+    return entropy_rank(covariance_eigenvalues(unit_scale(x)), 0.0)
 
 
 def alpha_req(x: Floats, *, first: int | None = None, last: int | None = None) -> float:
@@ -76,7 +82,7 @@ def alpha_req(x: Floats, *, first: int | None = None, last: int | None = None) -
     Eigenvalues at rounding level (below 1e-12 of the largest) are left out. Near 1 is best by its paper; a
     large alpha means that few directions hold all variance. NaN when fewer than two eigenvalues remain.
     """
-    values = covariance_eigenvalues(x)
+    values = covariance_eigenvalues(unit_scale(x))
     count = int((values > 1e-12 * max(values.max(initial=0.0), 1e-300)).sum())
     share = min(1.0, count / (2 * FITTED[1]))
     low = max(1, round(FITTED[0] * share)) if first is None else first

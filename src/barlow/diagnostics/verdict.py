@@ -2,11 +2,17 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 State = Literal[
-    "healthy", "collapsed-constant", "collapsed-dimensional", "not-learning-yet", "overfitting", "too-little-data"
+    "healthy",
+    "diverged",
+    "collapsed-constant",
+    "collapsed-dimensional",
+    "not-learning-yet",
+    "overfitting",
+    "too-little-data",
 ]
 
 CONSTANT_SPREAD = 1e-3
@@ -15,23 +21,32 @@ CONSTANT_SPREAD = 1e-3
 CONSTANT_DEAD = 0.95
 """From this share of dead features on, nothing of use is left."""
 
-RANK_SHARE = 0.02
-"""Below this share of the rank that N samples of D features can have, and ..."""
+FEW_DIRECTIONS = 3.0
+"""Below this effective rank the embedding says one or two things about an image, whatever its width.
 
-AGREEMENT = 0.9
-"""... with views that agree at least this well (mean C_ii), the embedding repeats a few directions; or ..."""
+On the digits (D = 256, 15 epochs) lambda 0 ends at 1.1 and lambda 1e-4 at 1.2; the default, 1/128, is at 3.5 or more
+from its second epoch on and ends at 6.4. Rank follows the data and not the width, so this is no share of the width.
+"""
 
-REPEAT = 0.7
-"""... with features that resemble each other (mean |C_ij|) this much of how the views do, if these are related."""
+SHARE_IN_USE = 0.05
+"""A healthy embedding with a smaller share of the possible directions is told that more of them are free."""
+
+UNRELATED = 0.2
+"""Views that agree less than this (mean C_ii) are as good as unrelated: on the digits an untrained network has .13 and
+the first epoch ends at .23. Chance alone gives 1 / sqrt(N) at most, .1 for 100 samples."""
+
+DISTINCT = 0.5
+"""Where fewer of the inputs than this share are different, the rest are blank or copies."""
 
 FEW_IMAGES = 500
 """Below this many training images there is too little to learn invariances from."""
 
 PROGRESS = 0.95
-"""The held-out loss has to fall below this share of its value before training."""
+"""The held-out loss has to fall below this share of its value before training, or ..."""
 
-UNRELATED = 0.2
-"""With no such value: views that agree less than this (mean C_ii) are as good as unrelated."""
+AGREEMENT = 0.05
+"""... the agreement of the views (mean C_ii) has to rise by this much: methods other than Barlow Twins need not lower
+its loss."""
 
 GAP = 0.5
 """From this gap (held - train) / held on, training images are remembered: their loss is under half the other."""
@@ -42,6 +57,10 @@ RISE = 1.1
 
 KNN_FALL = 0.02
 """The k-NN accuracy has fallen this far below its best, and by more than two standard errors."""
+
+
+EARLIER = ("initial_loss", "initial_diagonal", "best_heldout_loss", "knn", "best_knn")
+PRESENT = ["dead_share", "relative_spread", "effective_rank", "diagonal", "off_diagonal", "heldout_loss", "train_loss"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +87,8 @@ class Evidence:
     """the same on as many training images"""
     initial_loss: float | None = None
     """held-out loss before training"""
+    initial_diagonal: float | None = None
+    """mean C_ii before training"""
     best_heldout_loss: float | None = None
     """lowest held-out loss so far"""
     knn: float | None = None
@@ -78,6 +99,8 @@ class Evidence:
     """images the k-NN accuracies are of; None: the samples measured"""
     n_train: int | None = None
     """images trained on"""
+    distinct_share: float | None = None
+    """share of the images that are neither blank nor a copy of another"""
     step: int | None = None
     """optimizer steps taken"""
 
@@ -89,9 +112,9 @@ class Evidence:
         return (self.heldout_loss - self.train_loss) / self.heldout_loss
 
     def to_dict(self) -> dict[str, float]:
-        """The figures that were measured, by name."""
+        """The figures that were measured and are finite, by name."""
         values = {part.name: getattr(self, part.name) for part in fields(self)} | {"loss_gap": self.loss_gap}
-        return {name: value for name, value in values.items() if value is not None}
+        return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
 
 
 @dataclass(frozen=True)
@@ -104,7 +127,12 @@ class Verdict:
 
 
 def verdict(evidence: Evidence) -> Verdict:
-    """The first rule that applies, from the gravest; healthy when none does."""
+    """The first rule that applies, from the gravest; healthy when none does.
+
+    Earlier figures that are not finite count as not measured; a present one that is not finite means `diverged`.
+    """
+    unknown = [name for name in EARLIER if not math.isfinite(getattr(evidence, name) or 0.0)]
+    evidence = replace(evidence, **dict.fromkeys(unknown))
     for state, rule in _RULES:
         text = rule(evidence)
         if text is not None:
@@ -112,12 +140,31 @@ def verdict(evidence: Evidence) -> Verdict:
     return Verdict("healthy", _healthy(evidence), evidence.to_dict())
 
 
+def _diverged(e: Evidence) -> str | None:
+    broken = [name.replace("_", " ") for name in PRESENT if not math.isfinite(getattr(e, name) or 0.0)]
+    if not broken:
+        return None
+    return (
+        f"Diverged: not a finite number: {', '.join(broken)}. The network's outputs hold NaN or infinity, or are "
+        "too large to compute with. Lower the learning rate, or clip the gradient."
+    )
+
+
+def _alike(e: Evidence) -> str | None:
+    if e.distinct_share is None or e.distinct_share >= DISTINCT:
+        return None
+    return (
+        f"Too little data: only {e.distinct_share:.0%} of the held-out images are different, the rest are blank or "
+        "copies. Check what was read; no setting helps where there is nothing to tell apart."
+    )
+
+
 def _constant(e: Evidence) -> str | None:
     if e.dead_share < CONSTANT_DEAD and e.relative_spread >= CONSTANT_SPREAD:
         return None
     return (
         f"Collapsed to a constant: every image gets nearly the same features ({e.dead_share:.0%} of them never "
-        f"change, spread {e.relative_spread:.1g}). Lower the learning rate, and check that images are not blank."
+        f"change, spread {e.relative_spread:.1g}). Lower the learning rate."
     )
 
 
@@ -127,13 +174,13 @@ def _untouched(e: Evidence) -> str | None:
 
 def _dimensional(e: Evidence) -> str | None:
     possible = min(e.n - 1, e.width)
-    repeats = e.off_diagonal >= REPEAT * e.diagonal and e.diagonal >= UNRELATED
-    if e.effective_rank >= max(1.5, RANK_SHARE * possible) or not (repeats or e.diagonal >= AGREEMENT):
+    # Of views that are unrelated the rank is that of noise: such a network is not learning yet.
+    if e.effective_rank >= min(FEW_DIRECTIONS, possible / 2) or e.diagonal < UNRELATED:
         return None
     return (
         f"Dimensional collapse: the views agree (mean diagonal {e.diagonal:.2f}), but {e.width} features span "
         f"only about {e.effective_rank:.1f} of {possible} possible directions and repeat each other (mean "
-        f"off-diagonal |C| {e.off_diagonal:.2f}). Raise lambda, or lower the learning rate."
+        f"off-diagonal |C| {e.off_diagonal:.2f}). Raise lambda where the method has it, or lower the learning rate."
     )
 
 
@@ -147,15 +194,21 @@ def _few_images(e: Evidence) -> str | None:
 
 
 def _not_learning(e: Evidence) -> str | None:
-    if e.initial_loss is not None and e.heldout_loss is not None:
-        if e.heldout_loss <= PROGRESS * e.initial_loss:
-            return None
-        words = f"the held-out loss is {e.heldout_loss:.4g}, before training it was {e.initial_loss:.4g}"
-    elif e.diagonal < UNRELATED:
+    if e.diagonal < UNRELATED:
         words = f"the two views of an image agree hardly at all (mean diagonal {e.diagonal:.2f})"
-    else:
+    elif _progressed(e):
         return None
+    else:
+        words = f"the held-out loss is {e.heldout_loss:.4g}, before training it was {e.initial_loss:.4g}"
     return f"Not learning yet: {words}. Train longer; if it stays so, change the learning rate."
+
+
+def _progressed(e: Evidence) -> bool:
+    """By the loss or by the agreement of the views; also where it is not known what they were before training."""
+    if e.initial_loss is None or e.heldout_loss is None:
+        return True
+    agree_more = e.initial_diagonal is not None and e.diagonal >= e.initial_diagonal + AGREEMENT
+    return agree_more or e.heldout_loss <= PROGRESS * e.initial_loss
 
 
 def _overfitting(e: Evidence) -> str | None:
@@ -192,15 +245,19 @@ def _forgets(e: Evidence) -> str | None:
 def _healthy(e: Evidence) -> str:
     possible = min(e.n - 1, e.width)
     text = (
-        f"Healthy: the views agree (mean diagonal {e.diagonal:.2f}), features say different things (mean "
-        f"off-diagonal |C| {e.off_diagonal:.2f}, about {e.effective_rank:.0f} of {possible} possible directions)."
+        f"Healthy: the views agree (mean diagonal {e.diagonal:.2f}), and the features span about "
+        f"{e.effective_rank:.0f} of {possible} possible directions (mean off-diagonal |C| {e.off_diagonal:.2f})."
     )
+    if e.effective_rank < SHARE_IN_USE * possible:
+        text += " These are few; a larger lambda, where the method has it, would spread the features over more."
     if e.loss_gap is None:
         return text
     return f"{text} The loss is {e.train_loss:.4g} on images trained on and {e.heldout_loss:.4g} on others."
 
 
 _RULES: tuple[tuple[State, Callable[[Evidence], str | None]], ...] = (
+    ("diverged", _diverged),
+    ("too-little-data", _alike),
     ("collapsed-constant", _constant),
     ("not-learning-yet", _untouched),
     ("collapsed-dimensional", _dimensional),

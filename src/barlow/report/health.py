@@ -29,16 +29,18 @@ FIGURES: Mapping[object, str] = {
     "train_loss": "loss, trained on",
     "loss_gap": "gap of the losses",
     "initial_loss": "loss before training",
+    "initial_diagonal": "mean diagonal before training",
     "best_heldout_loss": "lowest earlier loss",
     "knn": "k-NN accuracy",
     "best_knn": "best earlier k-NN",
     "knn_images": "images that k-NN was measured on",
     "n_train": "images trained on",
+    "distinct_share": "images that are different",
     "step": "steps taken",
 }
 """What a verdict rests on, in a person's words."""
 
-SHARES = {"dead_share", "knn", "best_knn", "loss_gap"}
+SHARES = {"dead_share", "distinct_share", "knn", "best_knn", "loss_gap"}
 
 MEASURES = {
     "rankme": ("RankMe", "directions the features use; higher is better"),
@@ -81,9 +83,14 @@ def _verdict(story: Story, named: bool) -> Markup:
 
 def tone(state: str) -> str:
     """Which of the three tones a state is told in."""
-    return {"healthy": "good", "good": "good", "collapsed": "bad", "overfitting": "bad", "bad": "bad"}.get(
-        state.partition("-")[0], "open"
-    )
+    return {
+        "healthy": "good",
+        "good": "good",
+        "collapsed": "bad",
+        "overfitting": "bad",
+        "diverged": "bad",
+        "bad": "bad",
+    }.get(state.partition("-")[0], "open")
 
 
 def leading(text: str) -> Markup:
@@ -153,7 +160,9 @@ def spectrum(stories: Sequence[Story]) -> Markup:
     if not have:
         return Markup()
     lines = [_spectrum_line(s) for s in have]
-    ranks = "; ".join(f"{s.name}: RankMe {number(float(s.health['rankme']))}" for s in have if "rankme" in s.health)
+    ranks = "; ".join(
+        f"{s.name}: RankMe {number(float(s.health['rankme']))}" for s in have if s.health.get("rankme") is not None
+    )
     chart = line_chart(
         lines,
         x_label="dimension",
@@ -199,7 +208,7 @@ def mixing(stories: Sequence[Story]) -> Markup:
         _mixing_line(s, part, dashed=part == "projector")
         for s in stories
         for part in ("encoder", "projector")
-        if s.health.get("mixing", {}).get(part)
+        if _mixes(s, part)
     ]
     if not lines:
         return Markup()
@@ -218,8 +227,14 @@ def mixing(stories: Sequence[Story]) -> Markup:
     return figure("Do embeddings mix as images do?", chart, caption)
 
 
+def _mixes(story: Story, part: str) -> list[tuple[float, float]]:
+    """(weight, deviation) by weight; those that could not be measured are left out."""
+    found = story.health.get("mixing", {}).get(part) or {}
+    return sorted((float(weight), float(value)) for weight, value in found.items() if value is not None)
+
+
 def _mixing_line(story: Story, part: str, dashed: bool) -> Line:
-    found = sorted((float(weight), float(value)) for weight, value in story.health["mixing"][part].items())
+    found = _mixes(story, part)
     return Line(f"{story.name}, {part}", [a for a, _ in found], [d for _, d in found], story.colour, dashed)
 
 

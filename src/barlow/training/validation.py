@@ -1,5 +1,7 @@
 """What is measured on held-out samples every few epochs: k-NN when there are labels, losses and rank without."""
 
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -8,8 +10,8 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from barlow.data import Loader, Source
-from barlow.diagnostics import health
+from barlow.data import CorruptSample, Loader, Source
+from barlow.diagnostics import distinct_share, health
 from barlow.evaluation import extract, knn_accuracy
 from barlow.models import Encoder
 from barlow.objectives import BarlowTwinsLoss
@@ -20,6 +22,7 @@ Ints = NDArray[np.int64]
 
 BANK = 5000  # training samples that the held-out ones are compared with
 PAIRS = 512  # held-out samples whose views are kept for losses and rank
+LOOKED_AT = 128  # held-out samples among which blank ones and copies are counted
 NEIGHBOURS, TEMPERATURE = 20, 0.07
 FIXED_EPOCH = 2**31 - 1  # the same views at every validation, and none that training ever sees
 SUMMARY = (
@@ -50,11 +53,12 @@ class Validator:
         pairs = min(PAIRS, len(held), len(train))
         self.skipped: list[tuple[str, str]] = []
         self.held_views, self.pair_ids = self._views(np.sort(held[:pairs]), trainer)
+        self.distinct_share = distinct_share(self._stored(drawn(self.pair_ids, LOOKED_AT, seed)))
         self.train_views, _ = self._views(drawn(train, pairs, seed), trainer)
         # One process measures: its loss must not wait for the others.
         alone: Any = dist.new_group([0]) if trainer.plan.world_size > 1 else None
         self.objective = BarlowTwinsLoss(trainer.plan.lambd, group=alone)
-        self.history: list[dict[str, float]] = []  # held-out loss, and k-NN accuracy where there are labels
+        self.history: list[dict[str, Any]] = []  # held-out loss, diagonal, and k-NN accuracy where there are labels
 
     def __call__(
         self, trainer: Trainer, encoder: Encoder, projector: nn.Module
@@ -64,8 +68,14 @@ class Validator:
         with autocast(trainer.plan.device, trainer.plan.precision):
             record = self._knn(encoder)
             found = self._health(trainer, encoder, projector, record.get("knn"))
-        self.history.append({"heldout_loss": found["heldout_loss"], **record})
+        self.history.append({"heldout_loss": found["heldout_loss"], "diagonal": found.get("diagonal"), **record})
         return {**record, **{name: found[name] for name in SUMMARY if name in found}}, {**found, **record}
+
+    def _stored(self, rows: Ints) -> Iterator[Tensor]:
+        """The samples as they are stored, JPEGs at an eighth of their size; unreadable ones are left out."""
+        for row in rows:
+            with suppress(CorruptSample):
+                yield self.source.image(int(row)).decode(8)[0]
 
     def _views(self, rows: Ints, trainer: Trainer) -> tuple[tuple[Tensor, Tensor], Ints]:
         """Two views of `rows`, made once, and the samples they are of, in ascending order."""
@@ -93,7 +103,7 @@ class Validator:
 
     def _health(self, trainer: Trainer, encoder: Encoder, projector: nn.Module, knn: float | None) -> dict[str, Any]:
         labels = self.source.labels
-        losses = [earlier["heldout_loss"] for earlier in self.history]
+        losses = [earlier["heldout_loss"] for earlier in self.history if earlier["heldout_loss"] is not None]
         return health(
             encoder,
             projector,
@@ -103,10 +113,12 @@ class Validator:
             labels=None if labels is None else labels[self.pair_ids],
             n_train=self.n_train,
             step=trainer.step,
-            initial_loss=losses[0] if losses else None,
+            initial_loss=self.history[0]["heldout_loss"] if self.history else None,
+            initial_diagonal=self.history[0].get("diagonal") if self.history else None,  # not kept by earlier versions
             best_heldout_loss=min(losses, default=None),
             knn=knn,
             best_knn=max((earlier["knn"] for earlier in self.history if "knn" in earlier), default=None),
+            distinct_share=self.distinct_share,
             knn_images=None if knn is None else len(self.scored),
             mixing=trainer.plan.kind == "image",
         )
