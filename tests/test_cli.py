@@ -256,3 +256,14 @@ def test_the_overview_names_every_command(capsys: pytest.CaptureFixture[str]) ->
     assert max(map(len, shown.splitlines())) <= 80
     main(["--version"])
     assert capsys.readouterr().out.strip() == importlib.metadata.version("barlow")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("could not create a primitive\nat line 3")])
+def test_memory_that_runs_out_in_any_command_is_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def greedy() -> None:
+        raise error
+
+    monkeypatch.setitem(COMMANDS, "doctor", greedy)
+    assert told(capsys, "doctor").startswith("barlow: out of memory (")

@@ -465,6 +465,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         _fail(f"{error.strerror or error}{where}")
+    except (MemoryError, RuntimeError) as error:
+        from barlow.training.memory import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        reason = (str(error).splitlines() or ["no room for a Python object"])[0]
+        _fail(f"out of memory ({reason}); free some, or read fewer or smaller samples at once")
 
 
 def _parse(arguments: list[str]) -> Callable[[], Any]:

@@ -7,6 +7,7 @@ every tensor that the real step would hold is counted while it lives.
 import copy
 import math
 import os
+import re
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -159,12 +160,19 @@ def oom_advice(settings: Mapping[str, Callable[[], int]], usable: int, *, most: 
     return f"{has} Would fit: {', or '.join(fitting)}."
 
 
+# oneDNN names no reason when it finds no room for a kernel; an operation that it lacks ends in "primitive descriptor".
+NO_MEMORY = re.compile(
+    "out of memory|can't allocate memory|cannot allocate memory|not enough memory|bad_alloc"
+    "|could not create a (primitive(?! descriptor)|memory)"
+)
+"""Words in the errors of torch, its libraries and the system when memory ran out."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out, on a GPU or on the CPU (where torch raises RuntimeError)."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
+    return isinstance(error, RuntimeError) and NO_MEMORY.search(str(error).lower()) is not None
 
 
 def gib(size: int) -> str:
