@@ -199,3 +199,65 @@ def test_a_generator_without_relu_in_its_stem_is_refused(tmp_path: Path) -> None
     torch.save({"state_dict": prefixed(nn.Sequential(*kept), "backbone.")}, tmp_path / "x.ckpt")
     with pytest.raises(InputError, match="ResNetGenerator leaves the ReLU out"):
         import_checkpoint(tmp_path / "x.ckpt", tmp_path / "ours", data="cifar10")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("layout_of", "layout", "stem", "data"), CASES)
+def test_names_that_ddp_and_compile_add_anywhere_are_taken_out(
+    layout_of: Callable[[nn.Module], Any], layout: str, stem: str, data: str | None, tmp_path: Path
+) -> None:
+    original = resnet(stem=stem)
+    content = layout_of(original)
+    inside = next((content[name] for name in ("state_dict", "model") if name in content), content)
+    plain = {key.removeprefix("module."): value for key, value in inside.items()}
+    wrapped = {f"module.{key}".replace(".", "._orig_mod.", 2): value for key, value in plain.items()}
+    torch.save({"model": wrapped}, tmp_path / "theirs.pth")
+    encoder = load_encoder(import_checkpoint(tmp_path / "theirs.pth", tmp_path / "ours", data=data))
+    assert encoder.facts["layout"] == layout
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(encoder(x), original(x), rtol=1e-5, atol=1e-5)
+
+
+def test_weights_under_two_names_are_refused(tmp_path: Path) -> None:
+    state = resnet().state_dict()
+    torch.save(state | {"module.conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "x.pth")
+    with pytest.raises(InputError, match="with and without module or _orig_mod"):
+        import_checkpoint(tmp_path / "x.pth", tmp_path / "ours")
+
+
+@pytest.mark.parametrize("wrap", [lambda m: m, lambda m: {"model": m}, lambda m: {"state_dict": m, "epoch": 3}])
+def test_a_whole_pickled_module_is_told_to_be_saved_as_weights(wrap: Callable[[Any], Any], tmp_path: Path) -> None:
+    torch.save(wrap(resnet()), tmp_path / "whole.pth")
+    with pytest.raises(InputError, match=r"pickled ResNet.*torch\.save\(model\.state_dict\(\)") as caught:
+        import_checkpoint(tmp_path / "whole.pth", tmp_path / "ours")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"layer1.0.bn1.bias": torch.full((64,), float("nan"))}, "layer1.0.bn1.bias holds NaN or infinity"),
+        ({"layer1.0.bn1.bias": torch.full((64,), float("inf"))}, "layer1.0.bn1.bias holds NaN or infinity"),
+        ({"layer1.0.bn1.bias": torch.zeros(64, dtype=torch.int64)}, "holds torch.int64, expected floating-point"),
+        ({"bn1.weight": torch.ones(64).to_sparse()}, "bn1.weight is not a dense tensor"),
+        ({"conv1.weight": torch.zeros(64)}, r"has the shape \[64\], expected \[out, in, height, width\]"),
+        ({"conv1.weight": torch.tensor(1.0)}, r"has the shape \[\]"),
+        ({"layer1.0.conv3.weight": torch.zeros(64)}, "no known architecture"),
+        ({"layer9": torch.zeros(64)}, "missing, unexpected or of another shape"),
+    ],
+)
+def test_weights_that_cannot_be_an_encoders_are_one_line(changed: State, message: str, tmp_path: Path) -> None:
+    torch.save(resnet().state_dict() | changed, tmp_path / "x.pth")
+    with pytest.raises(InputError, match=message) as caught:
+        import_checkpoint(tmp_path / "x.pth", tmp_path / "ours")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "ours").exists()
+
+
+@pytest.mark.parametrize(
+    "children", [("0",), ("0", "1"), ("0", "x", "4", "5", "6", "7"), ("0", "1", "4", "5", "6", "²")]
+)
+def test_a_sequential_of_other_children_is_one_line(children: tuple[str, ...], tmp_path: Path) -> None:
+    torch.save({f"f.{child}.weight": torch.zeros(64, 3, 3, 3) for child in children}, tmp_path / "x.pth")
+    with pytest.raises(InputError, match="children at positions"):
+        import_checkpoint(tmp_path / "x.pth", tmp_path / "ours", data="cifar10")

@@ -2,16 +2,18 @@
 
 What each writes (key names from their repositories):
 
-    official     resnet50.pth: torchvision's names without fc; checkpoint.pth: {"model": module.backbone.*,
-                 module.projector.*, module.bn.*}; the ImageNet script of Mixed Barlow Twins writes the same two
+    official     resnet50.pth: torchvision's names without fc; checkpoint.pth: {"model": backbone.*, projector.*,
+                 bn.*}; the ImageNet script of Mixed Barlow Twins writes the same two
     mixed        Mixed Barlow Twins on small images: f.<i>.*, a Sequential of torchvision's children, and the head g.*
     solo-learn   {"state_dict": backbone.* (encoder.* in old versions), projector.*, classifier.*}
     lightly      backbone.* with torchvision's names or as a Sequential of its children, and projection_head.*
 
+DistributedDataParallel and torch.compile add `module.` and `_orig_mod.` wherever they wrap a part; both are taken out.
 Every key is accounted for: the encoder's are all needed, the heads' are known by name, any other is an error.
 """
 
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,25 +63,40 @@ PREPROCESS: dict[str, dict[str, Preprocess]] = {
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a checkpoint keeps what."""
+    """Where a checkpoint keeps what; the table of these both recognises a file and reads it."""
 
     encoder: tuple[str, ...]
     """prefixes of the encoder's keys, the first that occurs is taken; "" for none"""
+    first: tuple[str, ...]
+    """the encoder's first convolution: conv1.weight by torchvision's names, 0.weight in a Sequential of its children"""
     heads: tuple[str, ...]
     """prefixes of parts that are not the encoder"""
 
+    def prefix(self, state: Iterable[str]) -> str | None:
+        """The prefix of the encoder's keys; None where the layout's encoder is not among the keys."""
+        return next((p for p in self.encoder if any(p + first in state for first in self.first)), None)
+
+    def unknown(self, state: Iterable[str], prefix: str) -> list[str]:
+        """Keys that belong to no part of the layout."""
+        return [key for key in state if not key.startswith((prefix, *self.heads)) and not _is_counter(key)]
+
 
 LAYOUTS = {
-    "official": Layout(("module.backbone.", "backbone.", ""), ("module.projector.", "module.bn.", "projector.", "bn.")),
-    "mixed": Layout(("f.", "module.f."), ("g.", "module.g.")),
+    "official": Layout(("backbone.", ""), ("conv1.weight",), ("projector.", "bn.")),
+    "mixed": Layout(("f.",), ("0.weight",), ("g.",)),
     "solo-learn": Layout(
-        ("backbone.", "encoder."), ("projector.", "classifier.", "momentum_", "knn.", "target_", "prototypes.")
+        ("backbone.", "encoder."),
+        ("conv1.weight",),
+        ("projector.", "classifier.", "momentum_", "knn.", "target_", "prototypes."),
     ),
     "lightly": Layout(
         ("backbone.", "model.backbone."),
+        ("conv1.weight", "0.weight"),
         ("projection_head.", "model.projection_head.", "online_classifier.", "criterion.", "model.online_classifier."),
     ),
 }
+"""A file that several of these fit is of the first."""
+WRAPPERS = ("module", "_orig_mod")
 COUNTERS = ("total_ops", "total_params")  # buffers that the FLOP counter thop leaves in Mixed Barlow Twins' files
 CLASSIFIER = re.compile(r"fc\.(weight|bias)")
 
@@ -118,6 +135,7 @@ def import_checkpoint(
         raise InputError(f"unknown layout '{chosen}'. {suggest(chosen, [*LAYOUTS, 'auto'])}")
     shown = preprocess or _known_preprocess(chosen, data)
     weights, found_stem = encoder_state(state, chosen)
+    _check_weights(weights, Path(file))
     name = detect_architecture(weights)
     encoder = build_encoder(
         name,
@@ -131,19 +149,31 @@ def import_checkpoint(
 
 
 def read_checkpoint(file: Path) -> State:
-    """The tensors of a checkpoint by name, without the wrappings `model` and `state_dict`; no code is run."""
+    """The tensors of a checkpoint by name, without the wrappings of dictionaries and modules; no code is run."""
     if not file.is_file():
         raise InputError(f"no checkpoint at {file}")
     content = (_read_safetensors if file.suffix == ".safetensors" else _read_torch)(file)
     for wrapping in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapping), Mapping):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapping), Mapping | _Inert):
             content = content[wrapping]
+    if isinstance(content, _Inert):
+        raise InputError(
+            f"{file} holds a pickled {type(content).__name__}, which only its own code can read; "
+            "save its weights instead: torch.save(model.state_dict(), FILE)"
+        )
     if not isinstance(content, Mapping):
         raise InputError(f"{file} holds a {type(content).__name__}, not a state dict")
-    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    named = [(_unwrapped(str(key)), value) for key, value in content.items() if isinstance(value, Tensor)]
+    tensors = dict(named)
     if not tensors:
         raise InputError(f"{file} holds no tensors by name: found {list(content)[:5]}")
+    if len(tensors) < len(named):
+        raise InputError(f"{file} holds the same weights with and without {' or '.join(WRAPPERS)} in their names")
     return tensors
+
+
+def _unwrapped(key: str) -> str:
+    return ".".join(part for part in key.split(".") if part not in WRAPPERS)
 
 
 def _read_safetensors(file: Path) -> State:
@@ -169,8 +199,9 @@ def _read_torch(file: Path) -> Any:
     """
     try:
         foreign = torch.serialization.get_unsafe_globals_in_checkpoint(file)
-        inert: list[Any] = [(type("_Inert", (_Inert,), {}), name) for name in foreign]
-        with torch.serialization.safe_globals(inert):
+        inert: list[Any] = [(type(name.rpartition(".")[2], (_Inert,), {}), name) for name in foreign]
+        with torch.serialization.safe_globals(inert), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that sparse tensors are slow to check; they are refused below
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle fails in many ways
         reason = str(error).strip().splitlines()
@@ -178,21 +209,16 @@ def _read_torch(file: Path) -> Any:
 
 
 def detect_layout(state: Iterable[str]) -> str:
-    """Which code base wrote keys like these."""
-    keys = [key.removeprefix("module.") for key in state]
-
-    def has(*prefixes: str) -> bool:
-        return any(key.startswith(prefixes) for key in keys)
-
-    if has("f.0.", "f.1."):
-        return "mixed"
-    if has("projection_head.", "model.projection_head.", "online_classifier.") or has("backbone.0.weight"):
-        return "lightly"
-    if has("encoder.conv1.") or (has("backbone.conv1.") and has("classifier.")):
-        return "solo-learn"
-    if has("conv1.", "backbone.conv1."):
-        return "official"
-    raise InputError(f"these keys are of no known layout: {', '.join(keys[:4])}; known: {', '.join(LAYOUTS)}")
+    """Which code base wrote keys like these: the layout that leaves the fewest of them without a part."""
+    keys = list(state)
+    found = {
+        name: len(layout.unknown(keys, prefix))
+        for name, layout in LAYOUTS.items()
+        if (prefix := layout.prefix(keys)) is not None
+    }
+    if not found:
+        raise InputError(f"these keys are of no known layout: {', '.join(keys[:4])}; known: {', '.join(LAYOUTS)}")
+    return min(found, key=lambda name: found[name])
 
 
 def _known_preprocess(layout: str, data: str | None) -> Preprocess:
@@ -214,44 +240,44 @@ def encoder_state(state: Mapping[str, Tensor], layout: str) -> tuple[State, str]
     Raises InputError for a key that belongs to no part of the layout.
     """
     described = LAYOUTS[layout]
-    prefix = next((p for p in described.encoder if any(_inside(key, p) for key in state)), None)
+    prefix = described.prefix(state)
     if prefix is None:
         raise InputError(f"layout '{layout}' keeps its encoder under {described.encoder}, found {list(state)[:4]}")
-    weights, unknown = {}, []
-    for key, value in state.items():
-        if key.rpartition(".")[2] in COUNTERS or key.startswith(described.heads):
-            continue
-        name = key.removeprefix(prefix)
-        if not key.startswith(prefix):
-            unknown.append(key)
-        elif not CLASSIFIER.fullmatch(name):
-            weights[name] = value
+    unknown = described.unknown(state, prefix)
     if unknown:
         raise InputError(f"layout '{layout}' has no part for the keys {unknown[:3]}; nothing was imported")
-    return _named(weights, layout)
+    own = {
+        key.removeprefix(prefix): value
+        for key, value in state.items()
+        if not key.startswith(described.heads) and not _is_counter(key)
+    }
+    return _named({name: value for name, value in own.items() if not CLASSIFIER.fullmatch(name)}, layout)
 
 
-def _inside(key: str, prefix: str) -> bool:
-    return key.startswith(prefix) and (prefix != "" or key.startswith("conv1."))
+def _is_counter(key: str) -> bool:
+    return key.rpartition(".")[2] in COUNTERS
 
 
 def _named(weights: State, layout: str) -> tuple[State, str]:
     """Names instead of positions where the encoder is a Sequential of torchvision's children."""
     pooled: bool | None = None
     if "0.weight" in weights:
-        places = sorted({int(key.partition(".")[0]) for key in weights})
-        offset = places[2] - places[1]  # from the normalisation to the first stage: ReLU, and pooling or not
-        if len(places) != 6 or offset not in (2, 3):
+        children = {key.partition(".")[0] for key in weights}
+        places = sorted(int(child) for child in children if child.isdecimal())
+        # from the normalisation to the first stage: ReLU, and pooling or not
+        offset = places[2] - places[1] if len(places) == len(children) == 6 else 0
+        if offset not in (2, 3):
             raise InputError(
-                f"children at positions {places} are not convolution, normalisation, ReLU, (pooling,) four stages; "
-                "lightly's own ResNetGenerator leaves the ReLU out and cannot be imported"
+                f"children at positions {sorted(children)} are not convolution, normalisation, ReLU, (pooling,) four "
+                "stages; lightly's own ResNetGenerator leaves the ReLU out and cannot be imported"
             )
         pooled = offset == 3
         names = dict(zip(map(str, places), ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"), strict=True))
-        weights = {names[key.partition(".")[0]] + key[key.index(".") :]: value for key, value in weights.items()}
+        weights = {names[key.partition(".")[0]] + key[key.find(".") :]: value for key, value in weights.items()}
     weights = {key.replace(".shortcut.", ".downsample."): value for key, value in weights.items()}
-    if "conv1.weight" not in weights:
-        raise InputError(f"no first convolution among the encoder's keys {list(weights)[:4]}")
+    if weights["conv1.weight"].ndim != 4:
+        shape = list(weights["conv1.weight"].shape)
+        raise InputError(f"the first convolution's weight has the shape {shape}, expected [out, in, height, width]")
     return weights, _stem(weights["conv1.weight"].shape[-1], layout, pooled)
 
 
@@ -270,8 +296,21 @@ def detect_architecture(weights: Mapping[str, Tensor]) -> str:
     shape = ("layer1.0.conv3.weight" in weights, tuple(len(stage) for stage in stages))
     if shape not in BLOCKS:
         raise InputError(f"no known architecture has stages of {shape[1]} blocks; known: {', '.join(BLOCKS.values())}")
-    wide = shape[0] and weights["layer1.0.conv2.weight"].shape[0] == 128
+    wide = shape[0] and weights.get("layer1.0.conv2.weight", torch.empty(0)).shape[:1] == (128,)
     return f"wide_{BLOCKS[shape]}_2" if wide else BLOCKS[shape]
+
+
+def _check_weights(weights: State, file: Path) -> None:
+    """Every weight is dense, of floating point and finite; the count of batches that normalisations keep is whole."""
+    for key, value in weights.items():
+        if value.layout != torch.strided or value.is_quantized or value.is_nested or value.is_meta:
+            raise InputError(f"{file.name}: {key} is not a dense tensor; save the state dict of the dense model")
+        if key.endswith("num_batches_tracked"):
+            continue
+        if value.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+            raise InputError(f"{file.name}: {key} holds {value.dtype}, expected floating-point weights")
+        if not value.isfinite().all():
+            raise InputError(f"{file.name}: {key} holds NaN or infinity; take a checkpoint from before training failed")
 
 
 def _load(backbone: torch.nn.Module, weights: State, file: Path) -> None:
