@@ -23,8 +23,9 @@ from barlow.cli import main
 from barlow.config import PretrainConfig, config_to_dict
 from barlow.embedding import read_features
 from barlow.errors import InputError
+from barlow.files import write_json
 from barlow.models import Preprocess, build_encoder, load_encoder, save_encoder
-from barlow.run import Run, write_json
+from barlow.run import Run
 
 
 @pytest.fixture

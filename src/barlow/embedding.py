@@ -1,5 +1,6 @@
 """Features to take away, and nearest images."""
 
+import glob
 import json
 import re
 import shutil
@@ -23,6 +24,7 @@ from barlow.errors import InputError, suggest
 from barlow.evaluation import Features, encoder_hash, extract, join
 from barlow.evaluation.bank import Bank
 from barlow.evaluation.features import BATCH_SIZE, choose_device, identity
+from barlow.files import remove_leftovers, written
 from barlow.models import Encoder, load_encoder
 
 if TYPE_CHECKING:
@@ -114,7 +116,8 @@ def _to_file(
         return found.features
     features = work(cache=file.with_name(f".{file.name}.{extraction[:16]}{PIECES}"))
     write_features(named(features, extraction=extraction), file)
-    for leftover in file.parent.glob(f".{file.name}.*{PIECES}"):
+    remove_leftovers(file.parent, glob.escape(file.name))
+    for leftover in file.parent.glob(f".{glob.escape(file.name)}.*{PIECES}"):
         shutil.rmtree(leftover)
     return features
 
@@ -165,11 +168,8 @@ def _check_suffix(file: Path) -> None:
 def write_features(table: FeatureTable, file: Path) -> None:
     """Write `table` to `.npz` (arrays x, y, ids, keys, classes, encoder) or `.parquet` (one row per sample)."""
     _check_suffix(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.tmp")
-    with temporary.open("wb") as stream:
+    with written(file) as temporary, temporary.open("wb") as stream:
         (_write_npz if file.suffix == ".npz" else _write_parquet)(table, stream)
-    temporary.replace(file)
 
 
 def _write_npz(table: FeatureTable, stream: BinaryIO) -> None:

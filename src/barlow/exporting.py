@@ -14,11 +14,12 @@ from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
 from barlow.errors import InputError, suggest
+from barlow.files import read_json, write_json
 from barlow.model_card import data_name, loading_code, model_card
 from barlow.models import Encoder, Preprocess, backbone_weights, load_encoder
 from barlow.models.encoders import timm_options
 from barlow.models.files import FACTS, WEIGHTS
-from barlow.run import Run, read_json, write_json
+from barlow.run import Run
 
 IMAGENET_CLASSES = 1000  # a plain torchvision model's classifier; ours is filled with zeros
 

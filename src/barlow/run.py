@@ -11,7 +11,6 @@ report.html          the page
 """
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any
 
 from barlow.config import PretrainConfig, config_from_dict
 from barlow.errors import InputError
+from barlow.files import read_json, write_json
 from barlow.models import Encoder, load_encoder
 
 CONFIG, FACTS, METRICS, HEALTH = "config.json", "run.json", "metrics.jsonl", "health.json"
@@ -97,25 +97,3 @@ class Run:
     def encoder(self) -> Encoder:
         """The trained encoder, in eval mode."""
         return load_encoder(self.path)
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object; InputError when the file is not one."""
-    try:
-        value = json.loads(file.read_text())
-    except ValueError:
-        raise InputError(f"{file} is not valid JSON; the run folder is damaged") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{file} does not hold a JSON object; the run folder is damaged")
-    return value
-
-
-def write_json(file: Path, value: Mapping[str, Any]) -> None:
-    """Write an object so that a reader sees the old file or the new one, never a part."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    with temporary.open("w") as stream:
-        stream.write(json.dumps(value, indent=2) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())  # or a power cut could leave an empty file under the name
-    temporary.replace(file)

@@ -28,6 +28,7 @@ from barlow.data import CorruptSample, decode
 from barlow.data.decode import Form
 from barlow.errors import InputError
 from barlow.evaluation.bank import Bank
+from barlow.files import read_json
 from barlow.models import Encoder, Preprocess
 from barlow.report.charts import data_address
 from barlow.report.gallery import FACTS as GALLERY
@@ -36,7 +37,7 @@ from barlow.report.markup import Markup, escape
 from barlow.report.page import MOST_RUNS, fill, render, script_source, template
 from barlow.report.pictures import title
 from barlow.report.story import amount, best_evaluation, is_percent, protocol_name, read_story
-from barlow.run import CONFIG, Run, read_json
+from barlow.run import CONFIG, Run
 
 MOST_BYTES = 20_000_000  # of an uploaded image
 MOST_PIXELS = 50_000_000

@@ -27,8 +27,9 @@ from barlow.evaluation import (
 )
 from barlow.evaluation.evaluate import split_data
 from barlow.evaluation.session import Splits, measure
+from barlow.files import write_json
 from barlow.models import Encoder, Preprocess, build_encoder, save_encoder
-from barlow.run import Run, write_json
+from barlow.run import Run
 
 CLASSES = 4
 

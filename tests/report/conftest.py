@@ -11,9 +11,10 @@ import torch
 
 from barlow.config import PretrainConfig, config_to_dict
 from barlow.data import Source, open_source
+from barlow.files import write_json
 from barlow.models import Encoder, Preprocess, build_encoder, save_encoder
 from barlow.report import make_gallery
-from barlow.run import Run, write_json
+from barlow.run import Run
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'&</script>"
 MakeRun = Callable[..., Run]

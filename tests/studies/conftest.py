@@ -11,8 +11,9 @@ import pytest
 from barlow.config import PretrainConfig, config_to_dict
 from barlow.data import Source, open_source
 from barlow.errors import InputError
+from barlow.files import write_json
 from barlow.models import Encoder, build_encoder
-from barlow.run import Run, write_json
+from barlow.run import Run
 from barlow.studies import STUDIES, Axis, Claim, Figure, Study, difference, numeric_axis
 from barlow.training.plan import environment, make_plan, plan_from_dict
 

@@ -14,7 +14,7 @@ from barlow.cli import main
 from barlow.config import PretrainConfig, config_from_settings
 from barlow.data import Source, describe
 from barlow.errors import InputError
-from barlow.run import read_json, write_json
+from barlow.files import read_json, write_json
 from barlow.studies import STUDIES, Figure, Study, run_study
 from barlow.studies.metrics import measured_of
 from barlow.studies.results import summarise

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 
-from barlow.training import checkpoint
 from barlow.training.checkpoint import (
     CheckpointError,
     CheckpointWriter,
@@ -271,10 +270,10 @@ def test_every_generator_continues_where_it_was_after_a_round_trip_through_a_fil
     assert [draw() for _ in range(5)] == expected
 
 
-def test_leftovers_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
-    leftover = tmp_path / ".step-000000009.pt.tmp"
+def test_the_next_checkpoint_removes_the_leftovers_of_a_killed_writer(tmp_path: Path) -> None:
+    leftover = tmp_path / ".step-000000009.pt.77-0a1b2c3d.tmp"
     leftover.write_bytes(b"half")
     (tmp_path / "notes.txt").write_text("mine")
-    checkpoint.remove_leftovers(tmp_path)
+    save(state(10), tmp_path, 10, keep=2)
     assert not leftover.exists()
     assert (tmp_path / "notes.txt").exists()

@@ -271,7 +271,7 @@ def test_a_resume_with_other_settings_names_the_fields(
 def test_a_run_killed_while_its_folder_was_made_begins_again(table: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text("{}")
-    (tmp_path / "run" / ".config.json.77.tmp").write_text("{")
+    (tmp_path / "run" / ".config.json.77-0a1b2c3d.tmp").write_text("{")
     run = pretrain(table, tmp_path / "run", "--resume")
     assert run.facts["status"] == "finished"
     assert not list(run.path.glob("*.tmp"))

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 import barlow
 from barlow.data import Batch, open_source
 from barlow.errors import InputError
-from barlow.run import Run, write_json
+from barlow.files import write_json
+from barlow.run import Run
 from barlow.training.faults import Fault, NonFiniteWatch
 from barlow.training.pretrain import pretrain
 from barlow.training.trainer import Trainer
@@ -331,8 +332,8 @@ def test_checkpoints_that_none_can_read_are_neither_passed_over_nor_deleted(tmp_
 
 @pytest.mark.slow
 def test_a_folder_that_another_process_writes_is_refused_until_that_process_is_dead(tmp_path: Path) -> None:
-    holding = "import sys, time; from pathlib import Path; from barlow.training.lock import only_writer"
-    code = f"{holding}\nwith only_writer(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    holding = "import sys, time; from pathlib import Path; from barlow.files import LOCK, locked"
+    code = f"{holding}\nwith locked(Path(sys.argv[1]) / LOCK, wait=False): print('held', flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"

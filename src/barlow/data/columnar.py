@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from barlow.errors import InputError
+from barlow.files import cache_folder, locked
 
 from .arrays import LABEL_KEYS, choose_split, split_note
 from .files import file_stamp
-from .memory import cache_folder, locked
 from .packed import Index, PackedSource, packed_source
 from .source import IntArray, Names, digest
 
@@ -57,7 +57,7 @@ def _split_of(path: Path) -> str | None:
 
 def _unpacked(files: Sequence[Path], blob: Path, name: str) -> Index:
     stored = blob.with_suffix(".npz")
-    with locked(blob):
+    with locked(blob.with_suffix(".lock")):  # of several ranks one builds it
         index = Index.load(stored)
         if index is None or not blob.exists():
             index = _unpack(files, blob, name)

@@ -1,13 +1,7 @@
-"""How much memory decoded data may take, and where caches live on disk."""
+"""How much memory decoded data may take."""
 
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-
-if sys.platform != "win32":
-    import fcntl
 
 MEMORY_SHARE = 0.25
 """Share of the available memory that one data set may fill, decoded; beyond it data is memory-mapped."""
@@ -61,26 +55,6 @@ def _room(folder: Path, *, version_2: bool) -> int | None:
     if limit == "max":
         return None
     return max(0, int(limit) - used + int(stat.get(cache_name, 0)))  # the page cache gives way
-
-
-def cache_folder() -> Path:
-    """BARLOW_CACHE, or ~/.cache/barlow: decoded pixels and shard indices; safe to delete."""
-    return Path(os.environ.get("BARLOW_CACHE") or Path.home() / ".cache" / "barlow").expanduser()
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a cache file, its folder made: of several ranks one builds it and the others find it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("w") as lock:
-        if sys.platform != "win32":  # there, one process per machine is expected
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def data_folder() -> Path:
-    """BARLOW_DATA, or ~/.cache/barlow: where named data sets are looked for and downloaded to."""
-    return Path(os.environ.get("BARLOW_DATA") or Path.home() / ".cache" / "barlow").expanduser()
 
 
 def available_processors() -> int:

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from barlow.errors import InputError
+from barlow.files import data_folder
 
 from .arrays import choose_split, from_array, split_note
 from .files import from_files
-from .memory import data_folder
 from .source import Source
 from .splits import holdout_split
 

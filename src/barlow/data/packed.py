@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import torch
+
+from barlow.files import written
 
 from .files import EncodedSource
 from .source import CorruptSample, IntArray, Names, digest
@@ -38,13 +39,8 @@ class Index:
         }
         if self.labels is not None:
             arrays["labels"] = self.labels
-        temporary = path.with_name(f".{path.name.lstrip('.')}.{uuid4().hex}")
-        try:
-            with temporary.open("wb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]  # the stubs take a name for an option
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with written(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # the stubs take a name for an option
 
     @classmethod
     def load(cls, path: Path) -> "Index | None":
@@ -109,7 +105,6 @@ def read_or_build(paths: Sequence[Path], build: Callable[[], Index]) -> Index:
     index = build()
     for path in paths:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             index.save(path)
         except OSError:  # read-only, or full: the next place, or none
             continue

@@ -15,10 +15,10 @@ from re import fullmatch, split
 import numpy as np
 
 from barlow.errors import InputError
+from barlow.files import cache_folder
 
 from .decode import IMAGE_SUFFIXES
 from .files import file_stamp
-from .memory import cache_folder
 from .packed import Index, PackedSource, packed_source, read_or_build
 from .source import Names, digest
 

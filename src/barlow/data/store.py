@@ -4,7 +4,6 @@ import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -13,10 +12,11 @@ import torch
 from torch import Tensor
 
 from barlow.errors import InputError
+from barlow.files import cache_folder, locked, write_json
 
 from .arrays import ArraySource
 from .files import sample_indices
-from .memory import MEMORY_SHARE, available_memory, available_processors, cache_folder, locked
+from .memory import MEMORY_SHARE, available_memory, available_processors
 from .source import CorruptSample, IntArray, Source, digest
 
 Cache = Literal["auto", "memory", "disk", "none"]
@@ -186,7 +186,7 @@ def _on_disk(job: _Decoding, *, insist: bool) -> MappedStore | None:
     """A file per (data, samples, form), written once even when several ranks ask for it at the same time."""
     path = cache_folder() / "decoded" / f"{_cache_name(job)}.npy"
     facts = path.with_suffix(".json")
-    with locked(path):
+    with locked(path.with_suffix(".lock")):
         if not (facts.exists() and path.exists()):
             if shutil.disk_usage(path.parent).free < job.nbytes + _SPARE_DISK:
                 if not insist:
@@ -198,15 +198,10 @@ def _on_disk(job: _Decoding, *, insist: bool) -> MappedStore | None:
             rows.flush()
             if len(corrupt) > job.corrupt_limit:  # the run ends here: not a cache to find again
                 return MappedStore(rows, _row_numbers(job), corrupt)
-            _write_whole(facts, json.dumps({str(i): reason for i, reason in corrupt.items()}))
+            # the facts say that the rows are complete
+            write_json(facts, {str(i): reason for i, reason in corrupt.items()})
         corrupt = {int(i): reason for i, reason in json.loads(facts.read_text()).items()}
     return MappedStore(np.load(path, mmap_mode="r", allow_pickle=False), _row_numbers(job), corrupt)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """So that the facts, which say that the rows are complete, are never half there."""
-    path.with_suffix(".new").write_text(text)
-    path.with_suffix(".new").replace(path)
 
 
 def _cache_name(job: _Decoding) -> str:

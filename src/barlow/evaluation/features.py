@@ -24,6 +24,7 @@ from barlow.data.memory import available_processors
 from barlow.devices import known_device
 from barlow.errors import InputError
 from barlow.evaluation.frozen import frozen
+from barlow.files import write_json, written
 from barlow.models import Encoder, Preprocess
 
 Ints = NDArray[np.int64]
@@ -83,9 +84,8 @@ class Features:
         write = _WRITERS.get(file.suffix)
         if write is None:
             raise InputError(f"features are saved as .npz or .parquet, got '{file.name}': change the file's ending")
-        temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-        write(self, temporary)
-        temporary.replace(file)
+        with written(file) as temporary:
+            write(self, temporary)
 
     @classmethod
     def load(cls, path: str | Path) -> "Features":
@@ -329,10 +329,7 @@ def _open_cache(folder: Path, wanted: Mapping[str, str | int]) -> Path:
     """Make the folder, or check that it belongs to the same extraction."""
     manifest = folder / MANIFEST
     if not manifest.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{MANIFEST}.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps(wanted, indent=2))
-        temporary.replace(manifest)
+        write_json(manifest, wanted)
     found = json.loads(manifest.read_text())
     differing = sorted(key for key in wanted if found.get(key) != wanted[key])
     if differing:

@@ -12,6 +12,7 @@ from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
 from barlow.errors import InputError
+from barlow.files import write_bytes, write_json
 from barlow.models.encoders import Architecture, Encoder, build_encoder
 from barlow.models.preprocess import Preprocess
 
@@ -27,10 +28,7 @@ def save_encoder(encoder: Encoder, preprocess: Preprocess, folder: Path, **facts
 
     `facts` (method, data set, epochs, ...) are kept in the JSON as they are.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / (WEIGHTS + ".tmp")
     content = serialised(backbone_weights(encoder))
-    temporary.write_bytes(content)  # safetensors' own writer lets nobody but the owner read the file
     digest = hashlib.sha256(content).hexdigest()
     described = {
         "format": FORMAT,
@@ -40,9 +38,8 @@ def save_encoder(encoder: Encoder, preprocess: Preprocess, folder: Path, **facts
         "sha256": digest,
         "facts": facts,
     }
-    (folder / (FACTS + ".tmp")).write_text(json.dumps(described, indent=2))
-    temporary.replace(folder / WEIGHTS)
-    (folder / (FACTS + ".tmp")).replace(folder / FACTS)
+    write_bytes(folder / WEIGHTS, content)
+    write_json(folder / FACTS, described)
     return digest
 
 

@@ -33,6 +33,7 @@ from torch import Tensor
 from barlow.data import Source
 from barlow.errors import InputError, suggest
 from barlow.evaluation import extract, nearest
+from barlow.files import write_json, written
 from barlow.models import Encoder, Preprocess
 
 if TYPE_CHECKING:
@@ -159,10 +160,10 @@ def make_gallery(
 
 def write_gallery(gallery: Gallery, folder: Path) -> None:
     """Write both files; the JSON last, so that it never speaks of arrays that are not there."""
-    with (folder / ARRAYS).open("wb") as stream:
+    with written(folder / ARRAYS) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, allow_pickle=False, **gallery.arrays)
     described = {key: value for key, value in asdict(gallery).items() if key != "arrays"}
-    (folder / FACTS).write_text(json.dumps({"format": FORMAT, **described}))
+    write_json(folder / FACTS, {"format": FORMAT, **described})
 
 
 def read_gallery(folder: Path) -> Gallery | None:

@@ -4,10 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from barlow.files import read_json
 from barlow.models.files import FACTS as ENCODER
 from barlow.report.charts import Line, number
 from barlow.report.gallery import Gallery, read_gallery
-from barlow.run import CONFIG, read_json
+from barlow.run import CONFIG
 
 if TYPE_CHECKING:
     from barlow.run import Run

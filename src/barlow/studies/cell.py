@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from barlow.data import Source, open_source
-from barlow.run import Run, read_json, write_json
+from barlow.files import read_json, write_json
+from barlow.run import Run
 from barlow.studies.metrics import Measured, collect
 from barlow.studies.plan import Cell
 from barlow.training.pretrain import Interrupted, pretrain

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from barlow.config import leaves
+from barlow.files import written
 from barlow.studies.cell import Outcome
 from barlow.studies.claims import Finding, Group, Results, judge
 from barlow.studies.metrics import BASELINES, HEALTH, HEALTHY, METRICS, Curve, baselines_of
@@ -112,9 +112,8 @@ def save_parquet(results: StudyResults, path: Path) -> None:
     rows = [_row(results, outcome) for outcome in results.outcomes]
     columns = dict.fromkeys(name for row in rows for name in row)
     table = pa.table({name: [row.get(name) for row in rows] for name in columns})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    pq.write_table(table, temporary)
-    temporary.replace(path)
+    with written(path) as temporary, temporary.open("wb") as stream:
+        pq.write_table(table, stream)
 
 
 def _row(results: StudyResults, outcome: Outcome) -> dict[str, object]:
@@ -237,6 +236,6 @@ def _summary(metric: str, summary: Summary) -> str:
 
 def escape(text: str) -> str:
     """Text that Markdown shows as it is, inside a table too."""
-    for character, written in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("\n", " ")):
-        text = text.replace(character, written)
+    for character, escaped in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("\n", " ")):
+        text = text.replace(character, escaped)
     return text

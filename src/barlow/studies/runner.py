@@ -1,6 +1,5 @@
 """`barlow study`: plan, run what is not there yet, write tables, figure and findings."""
 
-import os
 import platform
 import shlex
 import sys
@@ -11,6 +10,7 @@ from typing import Any
 
 from barlow.data import Source, open_source
 from barlow.errors import InputError, suggest
+from barlow.files import write_text
 from barlow.run import Run
 from barlow.studies.catalogue import STUDIES
 from barlow.studies.cell import Data, Outcome, folder_of, look_up
@@ -129,15 +129,9 @@ def write_results(results: StudyResults, out: Path, source: Source, command: str
     conditions = _conditions(results, out, source, command)
     caption = " ".join(f"{name}: {text}." for name, text in conditions.items())
     save_parquet(results, out / ROWS)
-    _write(out / TABLE, markdown(results, caption))
-    _write(out / FIGURE, draw(results) + "\n")
-    _write(out / FINDINGS, findings_page(results, conditions))
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    write_text(out / TABLE, markdown(results, caption))
+    write_text(out / FIGURE, draw(results) + "\n")
+    write_text(out / FINDINGS, findings_page(results, conditions))
 
 
 def _conditions(results: StudyResults, out: Path, source: Source, command: str) -> dict[str, str]:

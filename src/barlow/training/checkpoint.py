@@ -15,13 +15,15 @@ import shutil
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from barlow.files import remove_leftovers, written
 
 State: TypeAlias = dict[str, Any]  # tensors and plain values, nested in dicts, lists and tuples
 
@@ -44,7 +46,8 @@ def save(state: State, folder: Path, step: int, keep: int) -> Path:
     path = checkpoint_path(folder, step)
     save_file(state, path)
     with _explained(path):
-        _replace(folder / "last.pt", lambda temporary: _link(path, temporary))
+        with written(folder / "last.pt") as temporary:
+            _link(path, temporary)
         _prune(folder, step, keep)
     return path
 
@@ -52,9 +55,9 @@ def save(state: State, folder: Path, step: int, keep: int) -> Path:
 def save_file(state: State, path: Path) -> Path:
     """Write one file atomically, with its checksum; `load` reads it. Raises CheckpointError when it cannot."""
     with _explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(path.parent)
-        _replace(path, lambda temporary: _write(state, temporary))
+        remove_leftovers(path.parent, "*.pt")
+        with written(path) as temporary:
+            _write(state, temporary)
     return path
 
 
@@ -89,12 +92,6 @@ def checkpoint_steps(folder: Path) -> list[int]:
     """Steps that have a checkpoint file, ascending."""
     found = (re.fullmatch(r"step-(\d{9,})\.pt", path.name) for path in folder.glob("step-*.pt"))
     return sorted(int(match[1]) for match in found if match)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files of a writer that was killed."""
-    for path in folder.glob(".*.pt.tmp"):
-        path.unlink(missing_ok=True)
 
 
 def pause(took_s: float, longest_s: float) -> float:
@@ -209,8 +206,6 @@ def _write(state: State, path: Path) -> None:
             raise hashed.error
         file.seek(-2, os.SEEK_END)  # the empty zip comment's length
         file.write(_COMMENT.to_bytes(2, "little") + _MARK + hashed.digest.hexdigest().encode())
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _intact(path: Path) -> bool:
@@ -226,31 +221,11 @@ def _intact(path: Path) -> bool:
         return file.read() == _COMMENT.to_bytes(2, "little") + _MARK + digest.hexdigest().encode()
 
 
-def _replace(path: Path, make: Callable[[Path], None]) -> None:
-    """Have `make` fill a temporary file, then give it its name in one atomic step that survives a power cut."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    make(temporary)
-    temporary.replace(path)
-    _sync_folder(path.parent)
-
-
 def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:  # a file system without hard links
         shutil.copyfile(source, target)
-        with target.open("rb+") as file:
-            os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # Windows cannot open a folder
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _prune(folder: Path, step: int, keep: int) -> None:
@@ -272,12 +247,10 @@ def _newest_first(folder: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Turns an error of the file system into one line, and leaves no half-written file to fill the disk."""
+    """Turns an error of the file system into one line."""
     try:
         yield
     except OSError as error:
-        with contextlib.suppress(OSError):
-            remove_leftovers(path.parent)
         raise CheckpointError(_reason(error, path)) from error
 
 

@@ -18,8 +18,9 @@ from barlow.config import PretrainConfig, config_from_settings, config_to_dict, 
 from barlow.data import Loader, Source, WorkerDied, open_source
 from barlow.diagnostics import expected_initial_loss
 from barlow.errors import InputError
+from barlow.files import LOCK, locked, read_json, remove_leftovers, write_json
 from barlow.models import Encoder, save_encoder
-from barlow.run import CONFIG, FACTS, HEALTH, METRICS, Run, read_json, write_json
+from barlow.run import CONFIG, FACTS, HEALTH, METRICS, Run
 from barlow.training.checkpoint import CheckpointError, CheckpointWriter, generators_given_back, load_latest, pause
 from barlow.training.distributed import (
     World,
@@ -32,7 +33,6 @@ from barlow.training.distributed import (
     shut_down,
 )
 from barlow.training.faults import Fault, save_replay
-from barlow.training.lock import LOCK, only_writer
 from barlow.training.loop import Hooks, Meter, Record, train
 from barlow.training.memory import is_out_of_memory
 from barlow.training.network import deterministic_kernels, is_of_compiler
@@ -53,7 +53,7 @@ EXPECTED = ("barlow-twins", "mixed-barlow-twins")  # methods whose first loss is
 LEAST_EXPECTED = 3  # samples in a batch: the correlations of two are 1 or -1
 MAY_CHANGE = frozenset({"local_batch", "world_size", "device", "workers"})  # of a plan, between start and resume
 OF_EACH_RANK = {"device": "", "workers": 0}  # of a plan; machines of one run need not be equal
-LEFTOVERS = ".*.json*.tmp"
+REWRITTEN = (CONFIG, FACTS, METRICS, HEALTH, "encoder.*")  # files that a killed run may have left half written
 # In the order of their removal: a folder is a run as long as it has its settings, so they go last, and come last.
 EARLIER_RUN = (
     *(CHECKPOINTS, METRICS, HEALTH, "evaluations", "tensorboard", "replay-*.pt", "gallery.*", "encoder.*"),
@@ -176,13 +176,14 @@ def _prepare_folder(
         raise InputError(f"{folder} already holds a run; use --resume to continue it or --overwrite to replace it")
     if not is_run and folder.is_dir() and any(not _is_ours(path) for path in folder.iterdir()):
         raise InputError(f"{folder} is not empty and not a run; choose a new folder for --out")
-    held.enter_context(only_writer(folder))
-    _remove_leftovers(folder)
-    if is_run and resume:
-        _same_plan(folder, plan)
-        write_json(folder / FACTS, {**read_json(folder / FACTS), **_facts(plan)})
-        return
     try:
+        held.enter_context(locked(folder / LOCK, wait=False))
+        for name in REWRITTEN:
+            remove_leftovers(folder, name)
+        if is_run and resume:
+            _same_plan(folder, plan)
+            write_json(folder / FACTS, {**read_json(folder / FACTS), **_facts(plan)})
+            return
         for path in (path for name in EARLIER_RUN for path in folder.glob(name)):
             _remove(path)
         write_json(folder / FACTS, _facts(plan))
@@ -197,13 +198,7 @@ def _facts(plan: Plan) -> dict[str, Any]:
 
 def _is_ours(path: Path) -> bool:
     """Whether a file is of a run that was killed before it had its settings."""
-    return path.name in (FACTS, LOCK) or path.match(LEFTOVERS)
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Unfinished files of a process that was killed while it wrote them."""
-    for path in folder.glob(LEFTOVERS):
-        path.unlink(missing_ok=True)
+    return path.name in (FACTS, LOCK) or path.match(".*.tmp")
 
 
 def _remove(path: Path) -> None:

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from barlow.errors import InputError, suggest
+from barlow.files import write_bytes
 
 TRACKERS = ("wandb", "mlflow")
 
@@ -56,12 +57,7 @@ def _keep_until(path: Path, step: int) -> None:
     """Drop the lines after `step` and those that are not whole, in one atomic step."""
     with path.open("rb") as file:
         kept = [line for line in file if (of := _step_of(line)) is not None and of <= step]
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.writelines(kept)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_bytes(path, b"".join(kept))
 
 
 def _step_of(line: bytes) -> int | None:

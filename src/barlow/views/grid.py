@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from barlow.errors import InputError
+from barlow.files import written
 from barlow.views.maker import ViewMaker
 
 _CELL = 160  # pixels of one picture, about: small views are enlarged by whole factors, so that pixels stay square
@@ -31,8 +32,8 @@ def grid(
     view_count = maker.recipe.view_count
     headings = ["original"] + [f"epoch {e}, view {v + 1}" for e in range(epochs) for v in range(view_count)]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _compose(rows, headings, _title(maker), view_count).save(path, format="PNG")
+        with written(path) as temporary:
+            _compose(rows, headings, _title(maker), view_count).save(temporary, format="PNG")
     except OSError as error:
         raise InputError(f"Cannot write {path}: {error.strerror or error}.") from error
     return path

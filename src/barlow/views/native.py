@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from barlow.data.memory import cache_folder
+from barlow.files import cache_folder
 from barlow.views.scratch import scratch
 
 MOST_SIGMA = 60.0
