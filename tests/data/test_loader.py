@@ -485,15 +485,15 @@ def test_mixed_sizes_without_a_maker_get_one_line(tmp_path: Path) -> None:
     ("boxes", "reduction"),
     [
         ([Square(0, 0, 224, 224, 224)], 1),
-        ([Square(0, 0, 447, 900, 224)], 1),
-        ([Square(0, 0, 448, 900, 224)], 2),
-        ([Square(0, 0, 448, 900, 224), Square(0, 0, 2000, 2000, 224)], 2),
-        ([Square(0, 0, 2000, 2000, 224), Square(0, 0, 400, 900, 96)], 4),
+        ([Square(0, 0, 895, 900, 224)], 1),
+        ([Square(0, 0, 896, 900, 224)], 2),
+        ([Square(0, 0, 896, 900, 224), Square(0, 0, 4000, 4000, 224)], 2),
+        ([Square(0, 0, 2000, 2000, 224), Square(0, 0, 400, 900, 96)], 2),
         ([Square(0, 0, 9000, 9000, 32)], 8),
         ([Square(0, 0, 10, 10, 32)], 1),
     ],
 )
-def test_a_jpeg_is_reduced_as_long_as_every_box_keeps_its_views_pixels(boxes: list[Square], reduction: int) -> None:
+def test_a_jpeg_is_reduced_as_long_as_every_box_has_twice_its_views_side(boxes: list[Square], reduction: int) -> None:
     assert allowed_reduction(boxes) == reduction
 
 

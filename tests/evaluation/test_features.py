@@ -1,6 +1,7 @@
 """Extraction: order, ranks, resuming, files, and an encoder that stays as it was."""
 
 import copy
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from barlow.data import CorruptSample, Source, decode, open_source
+from barlow.data import CorruptSample, Source, open_source
 from barlow.data.arrays import ArraySource, from_array
+from barlow.data.source import LazyImage
 from barlow.errors import InputError
 from barlow.evaluation import Features, encoder_hash, extract, frozen, join
 from barlow.evaluation import features as features_module
@@ -219,13 +221,26 @@ def test_a_large_jpeg_is_read_reduced_and_gives_the_pixels_of_the_whole(
     preprocess = Preprocess(image_size=64, channels=3, mean=(0.5,) * 3, std=(0.2,) * 3)
     used = []
 
-    def noting(image: decode._PillowImage, form: decode.Form, reduction: int) -> tuple[Image.Image, int]:
-        used.append(reduction)
-        return loaded(image, form, reduction)
+    @dataclass
+    class Noting:
+        image: LazyImage
 
-    loaded = decode._PillowImage._loaded
-    monkeypatch.setattr(decode._PillowImage, "_loaded", noting)
+        def decode(self, reduction: int = 1) -> tuple[Tensor, int]:
+            used.append(reduction)
+            return self.image.decode(reduction)
+
+        @property
+        def height(self) -> int:
+            return self.image.height
+
+        @property
+        def width(self) -> int:
+            return self.image.width
+
+    stored = source.image
+    monkeypatch.setattr(source, "image", lambda i: Noting(stored(i)))
     images, kept = features_module.read_images(source, [0, 1], preprocess)
     assert (kept, used) == ([0, 1], [4, 1])
+    monkeypatch.undo()
     for image, i in zip(images, kept, strict=True):
         assert (image.float() - preprocess.fit(source.read(i)[None]).float()).abs().mean() < 1.0

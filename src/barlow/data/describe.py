@@ -10,9 +10,9 @@ from torch import Tensor
 from barlow.errors import InputError
 
 from .files import sample_indices
-from .source import CorruptSample, Kind, Source
+from .source import CorruptSample, Kind, Source, jpeg_reduction
 
-_STATISTICS_SIDE = 256
+_STATISTICS_SIDE = 128
 """Pixels a side that are enough for a mean and a standard deviation: larger JPEGs are decoded reduced."""
 
 
@@ -77,8 +77,7 @@ def _one(source: Source, i: int) -> tuple[int, int, Tensor]:
         values = source.read(i)
         return 1, values.shape[-1] if source.kind == "signal" else 1, values.reshape(source.channels, -1)
     image = source.image(i)
-    shorter = min(image.height, image.width)
-    reduction = max(r for r in (1, 2, 4, 8) if r == 1 or shorter // r >= _STATISTICS_SIDE)
+    reduction = jpeg_reduction(min(image.height, image.width) / _STATISTICS_SIDE)
     return image.height, image.width, image.decode(reduction)[0].flatten(1)
 
 

@@ -48,6 +48,16 @@ class Names(Sequence[str]):
         return self._text[self._ends[i] : self._ends[i + 1]].decode(errors="surrogatepass")
 
 
+REDUCING_GAP = 2
+"""A JPEG is decoded reduced only to this many times the side it is resized to: Pillow's value for a result like that
+of the whole image."""
+
+
+def jpeg_reduction(sides: float) -> int:
+    """The most (1, 2, 4 or 8) that a JPEG of `sides` times the side asked for may be reduced by on decoding."""
+    return max(r for r in (1, 2, 4, 8) if r == 1 or r * REDUCING_GAP <= sides)
+
+
 class LazyImage(Protocol):
     """An image whose size is known before its pixels are decoded."""
 
@@ -105,6 +115,9 @@ class Source(ABC):
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def add_note(self, words: str) -> None:
+        self.note = "; ".join(filter(None, (self.note, words)))
 
     @abstractmethod
     def read(self, i: int) -> Tensor:

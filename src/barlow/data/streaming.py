@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .order import replacement
-from .source import CorruptSample, IntArray, LazyImage, Source
+from .source import CorruptSample, IntArray, LazyImage, Source, jpeg_reduction
 from .workers import Workers
 
 ATTEMPTS = 64
@@ -121,9 +121,8 @@ def _each(
 
 
 def allowed_reduction(boxes: Sequence[Box]) -> int:
-    """The most a JPEG may be reduced on decoding so that no box has fewer pixels than its view."""
-    spare = min(min(box.height, box.width) / box.size for box in boxes)
-    return max(r for r in (1, 2, 4, 8) if r == 1 or r <= spare)
+    """The most a JPEG may be reduced on decoding for every view to be like one of the whole image."""
+    return jpeg_reduction(min(min(box.height, box.width) / box.size for box in boxes))
 
 
 def open_stream(reader: Reader, workers: int) -> Callable[[Sequence[Planned]], Iterator[Read]]:

@@ -21,6 +21,7 @@ from barlow.data import CorruptSample, Source
 from barlow.data.arrays import ArraySource
 from barlow.data.files import EncodedSource
 from barlow.data.memory import available_processors
+from barlow.data.source import jpeg_reduction
 from barlow.devices import known_device
 from barlow.errors import InputError
 from barlow.evaluation.frozen import frozen
@@ -31,9 +32,6 @@ Ints = NDArray[np.int64]
 
 BATCH_SIZE = 256
 """Samples per forward pass."""
-
-REDUCING_GAP = 2.0
-"""Reduced JPEG decoding keeps this many times the resized side: Pillow's value for a result like that of the whole."""
 
 CHUNK_BATCHES = 64
 """Batches per file of a resumable extraction."""
@@ -209,13 +207,12 @@ def read_images(
 
 
 def _stored(source: Source, index: int, preprocess: Preprocess) -> Tensor:
-    """The sample; a JPEG decoded reduced where it still has REDUCING_GAP times the pixels that are asked for."""
+    """The sample; a JPEG is decoded reduced, as far as its size allows."""
     if source.kind != "image":
         return source.read(index)
     image = source.image(index)
-    wanted = REDUCING_GAP * max(preprocess.resize, preprocess.image_size, 1)
-    spare = min(image.height, image.width) / wanted
-    return image.decode(max(r for r in (1, 2, 4, 8) if r == 1 or r <= spare))[0]
+    sides = min(image.height, image.width) / max(preprocess.resize, preprocess.image_size, 1)
+    return image.decode(jpeg_reduction(sides))[0]
 
 
 def extract(
