@@ -109,7 +109,7 @@ def test_transparent_pixels_show_white_not_their_hidden_colour() -> None:
     assert decoded(data, RGB8)[:, 0].max() == 0
     assert decoded(data, RGB8)[:, 3].min() == 255
     assert decoded(data, GRAY8)[0, 3].min() == 255
-    np.testing.assert_array_equal(decoded(data, Form(4, torch.uint8)), image.transpose(2, 0, 1))
+    np.testing.assert_array_equal(decoded(data, Form(4, torch.uint8, rgba=True)), image.transpose(2, 0, 1))
 
 
 def test_palette_transparency_shows_white() -> None:

@@ -45,7 +45,8 @@ def open_tables(files: Sequence[Path], *, name: str, split: str | None, channels
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{name}: cannot be read ({' '.join(str(error).split())[:200]}).") from error
     source = packed_source(index, [blob], name=name, stamps=stamps, channels=channels)
-    source.split_names, source.note = found, split_note(chosen, found)
+    source.split_names = found
+    source.add_note(split_note(chosen, found))
     return source
 
 

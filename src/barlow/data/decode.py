@@ -6,14 +6,14 @@ formats nobody asked for.
 """
 
 import io
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tifffile
 import torch
 from PIL import (
     BmpImagePlugin,
@@ -29,14 +29,19 @@ from torch import Tensor
 
 from . import png16
 from .source import CorruptSample, LazyImage
+from .tiff import ORIENTATION, SIDEWAYS, Tiff
 
 MAX_PIXELS = 89_478_485
 """Largest image of up to 4 channels that is decoded whole (Pillow's own limit: 1/4 GiB in 8-bit RGB), in proportion
 fewer with more channels; a baseline JPEG above it is decoded reduced."""
-MAX_CHANNELS = 32
+MAX_CHANNELS = 512
+"""More than the bands of a hyperspectral camera (224 of AVIRIS, 426 of its successor)."""
 MIN_SIDE = 2
 """Pixels a side below which an image is refused: there is nothing to crop in it."""
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".npy"})
+RICHER_SHARE = 0.1
+"""Share of colour among gray images, and of deep ones among 8-bit ones, from which all are brought to the richer form,
+which holds the other without loss."""
 
 Array = npt.NDArray[Any]
 Opener = Callable[[io.BytesIO], ImageFile.ImageFile]
@@ -51,19 +56,10 @@ _OPENERS: tuple[tuple[bytes, Opener], ...] = (
     (b"MM", TiffImagePlugin.TiffImageFile),
 )
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}  # EXIF orientation -> what makes the image upright
-_SIDEWAYS = (5, 6, 7, 8)  # orientations whose height and width change places
-_FLIPS = {2: (2,), 3: (1, 2), 4: (1,), 6: (2,), 7: (1, 2), 8: (1,)}  # axes of [C, H, W], after that change
-_ORIENTATION = 0x0112
+_FLIPS = {2: (2,), 3: (1, 2), 4: (1,), 6: (2,), 7: (1, 2), 8: (1,)}
+"""EXIF orientation -> the axes of [C, H, W] to flip, after height and width have changed places where they do."""
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in JPEG and in Pillow's mode L
+_PICTURE = (1, 3)  # channels of gray and of RGB, of which each can be made the other
 
 
 @dataclass(frozen=True)
@@ -72,25 +68,72 @@ class Form:
 
     channels: int
     dtype: torch.dtype
+    rgba: bool = False
+    """the four channels are RGB and opacity, so that pictures without opacity are opaque; else they are four bands"""
+    layout: str = field(default="", compare=False)
+    """of one image as stored: how the axes of its array were taken, "" where nothing had to be inferred"""
 
 
 def open_image(data: bytes, form: Form, key: str) -> LazyImage:
     """The image in `data`, its pixels not decoded yet. Raises CorruptSample."""
     with _corrupt_as(key):
-        return _GuardedImage(_checked(_open(data)), form, key)
+        return _GuardedImage(_checked(_open(data, form.channels)), form, key)
 
 
-def natural_form(data: bytes, key: str) -> Form:
-    """Channels and dtype as stored: alpha does not count, a palette is colour. Raises CorruptSample."""
+def natural_form(data: bytes, key: str, channels: int | None = None) -> Form:
+    """Channels and dtype as stored: opacity does not count, a palette is colour. Raises CorruptSample.
+
+    `channels` decides between the layouts of an array that could be [C, H, W] or [H, W, C].
+    """
     with _corrupt_as(key):
-        return _checked(_open(data)).natural
+        return _checked(_open(data, channels)).natural
 
 
-def join_forms(forms: list[Form], channels: int | None) -> Form:
-    """The form that holds every one of `forms`: the most channels, float32 where any is not 8-bit."""
-    most = max((form.channels for form in forms), default=3)
-    wide = any(form.dtype != torch.uint8 for form in forms)
-    return Form(channels or most, torch.float32 if wide else torch.uint8)
+def common_form(forms: Sequence[Form], channels: int | None) -> Form:
+    """The form of most of `forms`, with the count of channels asked for.
+
+    Gray and RGB are alike; see RICHER_SHARE for which of them it is, and for the dtype.
+    """
+    counts = Counter(_kind(form) for form in forms)
+    most = counts.most_common(1)[0][0] if counts else 3
+    alike = [form for form in forms if _kind(form) == most]
+    enough = RICHER_SHARE * len(alike)
+    gray = bool(alike) and most == 3 and sum(form.channels == 3 for form in alike) < enough
+    deep = bool(alike) and sum(form.dtype != torch.uint8 for form in alike) >= enough
+    return Form(
+        channels or (1 if gray else most), torch.float32 if deep else torch.uint8, rgba=channels == 4 and most == 3
+    )
+
+
+def _kind(form: Form) -> int:
+    return 3 if form.channels in _PICTURE else form.channels
+
+
+def loss(natural: Form, form: Form, *, asked: bool) -> str:
+    """What bringing an image to `form` loses: "" for nothing, or nothing but colour that was not `asked` for."""
+    if not _fits(natural.channels, form):
+        return f"{natural.channels} channels, left out"
+    if natural.channels == 3 and form.channels == 1 and not asked:
+        return "colour, read as gray"
+    deep = natural.dtype != torch.uint8 and form.dtype == torch.uint8
+    return "more than 8 bits, read as 8-bit" if deep else ""
+
+
+def _fits(channels: int, form: Form) -> bool:
+    if channels in _PICTURE:
+        return form.rgba or form.channels in _PICTURE
+    return channels == form.channels and not form.rgba
+
+
+def decode_one(data: bytes | Image.Image, channels: int, dtype: torch.dtype, key: str) -> Tensor:
+    """[channels, H, W] of one image that belongs to no source: its bytes, or as Pillow opened it.
+
+    Raises CorruptSample.
+    """
+    with _corrupt_as(key):
+        image = _checked(_open(data, channels) if isinstance(data, bytes) else _PillowImage(data.copy()))
+        form = Form(channels, dtype, rgba=channels == 4 and image.natural.channels in _PICTURE)
+        return image.decode(form, 1)[0].contiguous()
 
 
 @contextmanager
@@ -115,11 +158,11 @@ class _GuardedImage:
             return self._image.decode(self._form, reduction)
 
 
-def _open(data: bytes) -> "_PillowImage | _ArrayImage":
+def _open(data: bytes, channels: int | None) -> "_PillowImage | _ArrayImage":
     if data.startswith(_TIFF):
         return _open_tiff(data)
     if data.startswith(b"\x93NUMPY"):
-        return _open_npy(data)
+        return _open_npy(data, channels)
     if png16.is_png16(data):
         return _open_png16(data)
     return _open_pillow(data)
@@ -146,71 +189,61 @@ def _open_pillow(data: bytes) -> "_PillowImage":
 
 
 class _PillowImage:
-    def __init__(self, image: ImageFile.ImageFile) -> None:
+    def __init__(self, image: Image.Image) -> None:
         self._image = image
         orientation, (width, height) = _orientation(image), _stored_size(image)
-        self._turn = _UPRIGHT.get(orientation) if image.format != "TIFF" else None  # Pillow turns a TIFF by itself
-        self.height, self.width = (width, height) if orientation in _SIDEWAYS else (height, width)
+        self.height, self.width = (width, height) if orientation in SIDEWAYS else (height, width)
+        self._orientation = 1 if image.format == "TIFF" else orientation  # Pillow turns a TIFF by itself
         # a progressive JPEG is held whole as coefficients before it is reduced
         self.reducible = image.format == "JPEG" and not image.info.get("progressive")
-
-    @property
-    def natural(self) -> Form:
-        wide = self._image.mode == "F" or self._image.mode.startswith("I")
-        gray = wide or self._image.mode in ("1", "L", "LA", "La")
-        return Form(1 if gray else 3, torch.float32 if wide else torch.uint8)
+        deep = image.mode == "F" or image.mode.startswith("I")
+        gray = deep or image.mode in ("1", "L", "LA", "La")
+        self.natural = Form(1 if gray else 3, torch.float32 if deep else torch.uint8)
 
     def decode(self, form: Form, reduction: int) -> tuple[Tensor, int]:
-        image, used = self._loaded(form, reduction)
-        upright = image if self._turn is None else image.transpose(self._turn)
-        if self.natural.dtype != torch.uint8:
-            return _to_form(_chw(np.array(upright), None), form), used
-        pixels = np.array(_to_mode(upright, form.channels))
-        return _to_form(_chw(pixels, -1 if pixels.ndim == 3 else None), form), used
+        used, image = self._draft(form, reduction), self._image
+        if self.natural.dtype == torch.uint8:
+            opaque = "L" if form.channels == 1 else "RGB"
+            mode = "RGBA" if image.has_transparency_data else opaque
+            image = image if image.mode == mode else image.convert(mode)  # converting to the same mode copies
+        pixels = np.array(image)
+        # channels stay last in memory, which is what cutting likes
+        bands = pixels_to_tensor(pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0))
+        opacity = bands[3:] if len(bands) == 4 else None
+        return _upright(_to_form(bands[:3], opacity, form), self._orientation), used
 
-    def _loaded(self, form: Form, reduction: int) -> tuple[Image.Image, int]:
-        """The image, its pixels decoded on first use; only a JPEG comes reduced."""
+    def _draft(self, form: Form, reduction: int) -> int:
+        """Ask for the pixels of a JPEG reduced by what is returned, and without colours where none are wanted."""
         if self._image.format != "JPEG":
-            return self._image, 1
+            return 1
         width, height = self._image.size
         used = next(r for r in (1, 2, 4, 8) if r >= reduction and width * height // r**2 <= MAX_PIXELS)
         self._image.draft("L" if form.channels == 1 else None, (width // used, height // used))
-        return self._image, used
+        return used
 
 
-def _orientation(image: ImageFile.ImageFile) -> int:
+def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 when there is none or it is damaged (PNG: only when it comes before the pixels)."""
     if image.format == "PNG" and "exif" not in image.info:
         return 1  # Pillow would decode the pixels to look for it
     try:
-        return int(image.getexif().get(_ORIENTATION, 1))
+        return int(image.getexif().get(ORIENTATION, 1))
     except Exception:  # damaged EXIF raises nearly anything, and the pixels are fine without it
         return 1
 
 
-def _stored_size(image: ImageFile.ImageFile) -> tuple[int, int]:
+def _stored_size(image: Image.Image) -> tuple[int, int]:
     """Width and height as stored: Pillow gives those of the upright TIFF from version 11 on."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return int(image.tag_v2[TiffImagePlugin.IMAGEWIDTH]), int(image.tag_v2[TiffImagePlugin.IMAGELENGTH])
     return image.size
 
 
-def _to_mode(image: Image.Image, channels: int) -> Image.Image:
-    """Gray, RGB or RGBA pixels; transparency is laid over white, as a page would show it."""
-    if channels == 4:
-        return image.convert("RGBA")
-    if image.has_transparency_data:
-        colour = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", colour.size, "white"), colour).convert("RGB")
-    mode = "L" if channels == 1 else "RGB"
-    return image if image.mode == mode else image.convert(mode)  # converting to the same mode copies
-
-
 # --- Arrays: TIFF, .npy, 16-bit PNG -----------------------------------------------------------------------------
 
 
 class _ArrayImage:
-    """An image stored as an array, with the axis of its channels (None: gray) and its orientation, as in EXIF."""
+    """An image whose decoder gives its channels [C, H, W] and its opacity [1, H, W] or None, as arrays."""
 
     reducible = False
 
@@ -218,22 +251,24 @@ class _ArrayImage:
         self,
         shape: tuple[int, ...],
         dtype: npt.DTypeLike,
-        axis: int | None,
-        load: Callable[[], Array],
+        load: Callable[[], tuple[Array, Array | None]],
         orientation: int = 1,
+        layout: str = "",
     ) -> None:
-        self._axis, self._load, self._orientation = axis, load, orientation
-        height, width = (n for i, n in enumerate(shape) if axis is None or i != axis % len(shape))
-        self.height, self.width = (width, height) if orientation in _SIDEWAYS else (height, width)
-        self.natural = Form(1 if axis is None else shape[axis], _natural_dtype(np.dtype(dtype)))
+        channels, height, width = shape
+        self._load, self._orientation = load, orientation
+        self.height, self.width = (width, height) if orientation in SIDEWAYS else (height, width)
+        self.natural = Form(channels, _natural_dtype(np.dtype(dtype)), layout=layout)
 
     def decode(self, form: Form, reduction: int) -> tuple[Tensor, int]:
-        return _to_form(_upright(_chw(self._load(), self._axis), self._orientation), form), 1
+        bands, opacity = self._load()
+        straight = None if opacity is None else pixels_to_tensor(opacity)
+        return _upright(_to_form(pixels_to_tensor(bands), straight, form), self._orientation), 1
 
 
 def _upright(pixels: Tensor, orientation: int) -> Tensor:
     """[C, H, W] as a viewer shows it."""
-    turned = pixels.transpose(1, 2) if orientation in _SIDEWAYS else pixels
+    turned = pixels.transpose(1, 2) if orientation in SIDEWAYS else pixels
     return turned.flip(_FLIPS[orientation]) if orientation in _FLIPS else turned
 
 
@@ -245,62 +280,65 @@ def _natural_dtype(dtype: np.dtype[Any]) -> torch.dtype:
     raise ValueError(f"pixels of dtype {dtype}: only uint8, uint16 and floats are images")
 
 
-def _open_npy(data: bytes) -> _ArrayImage:
+def _open_npy(data: bytes, channels: int | None) -> _ArrayImage:
     array = np.load(io.BytesIO(data), allow_pickle=False)
-    return _ArrayImage(array.shape, array.dtype, channel_axis(array.shape), lambda: array)
+    if array.ndim not in (2, 3) or 0 in array.shape:
+        raise ValueError(f"an array of shape {list(array.shape)} is not an image [H, W], [C, H, W] or [H, W, C]")
+    axis = channel_axis(array.shape, channels) if array.ndim == 3 else None
+    bands = array[None] if axis is None else np.moveaxis(array, axis, 0)
+    layout = "" if axis is None else f"arrays {list(array.shape)} read as {'[H, W, C]' if axis else '[C, H, W]'}"
+    return _ArrayImage(bands.shape, array.dtype, lambda: (bands, None), layout=layout if len(bands) > 4 else "")
 
 
-def channel_axis(shape: tuple[int, ...]) -> int | None:
-    """The channel axis of one image's array: None for [H, W], 0 for [C, H, W], -1 for [H, W, C].
+def channel_axis(shape: tuple[int, ...], channels: int | None) -> int:
+    """The axis of an image's channels: 0 for [C, H, W], 2 for [H, W, C]. It is the odd one out.
 
-    Raises ValueError when neither end can be channels, or the array has another number of axes.
+    What decides, in this order: which end has the `channels` asked for; two equal neighbours, which are the sides; an
+    end of 1, 3 or 4; sides of at least twice as square an image. Raises ValueError where nothing does.
     """
-    if len(shape) == 2:
-        return None
-    if len(shape) != 3 or min(shape[0], shape[2]) > MAX_CHANNELS:
-        raise ValueError(f"an array of shape {list(shape)} is not an image [H, W], [C, H, W] or [H, W, C]")
-    first, last = shape[0], shape[2]
+    first, middle, last = shape
+    if (first == channels) != (last == channels):
+        return 0 if first == channels else 2
+    if (first == middle) != (middle == last):
+        return 0 if middle == last else 2
     if (first in (1, 3, 4)) != (last in (1, 3, 4)):
-        return 0 if first in (1, 3, 4) else -1
-    return 0 if first <= last else -1
+        return 0 if first in (1, 3, 4) else 2
+    after_first, before_last = (max(sides) / min(sides) for sides in (shape[1:], shape[:2]))
+    if max(after_first, before_last) >= 2 * min(after_first, before_last):
+        return 0 if after_first < before_last else 2
+    if first == last == channels:
+        return 0  # PyTorch's layout
+    counts = f"--channels {first}" if first == last else f"--channels {first} or --channels {last}"
+    raise ValueError(f"an array of shape {list(shape)} that may be [C, H, W] or [H, W, C]: tell which with {counts}")
 
 
 def _open_png16(data: bytes) -> _ArrayImage:
     channels, height, width = png16.header(data)
-    opaque = channels - (channels in (2, 4))
-    return _ArrayImage((opaque, height, width), np.uint16, 0, lambda: png16.read_png16(data))
+    colours = channels - (channels in (2, 4))
+
+    def load() -> tuple[Array, Array | None]:
+        samples = png16.read_png16(data)
+        return samples[:colours], samples[colours:] if channels > colours else None
+
+    return _ArrayImage((colours, height, width), np.uint16, load)
 
 
 def _open_tiff(data: bytes) -> "_PillowImage | _ArrayImage":
-    """Pillow for plain 8-bit gray, palette and RGB(A); tifffile for every other depth, stack and channel count."""
-    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-        series, page = tiff.series[0], tiff.series[0].keyframe
-        shape, dtype, axes = series.shape, np.dtype(series.dtype), series.axes
-        orientation = int(page.tags.valueof(_ORIENTATION, default=1))
-    if dtype in (np.uint8, np.bool_) and axes in ("YX", "YXS") and page.samplesperpixel in (1, 3, 4):
+    """One page, or several of one channel, which are the channels of the image."""
+    tiff = Tiff(io.BytesIO(data))
+    if tiff.is_for_pillow:
         return _open_pillow(data)
-    axis = None if axes == "YX" else _tiff_channel_axis(axes, shape)
-    if len(shape) == 2 and page.compression != tifffile.COMPRESSION.NONE:
-        return _open_pillow(data)  # Pillow reads compressed 16-bit and float gray without further packages
-    return _ArrayImage(shape, dtype, axis, lambda: tifffile.imread(io.BytesIO(data)), orientation)
-
-
-def _tiff_channel_axis(axes: str, shape: tuple[int, ...]) -> int:
-    if len(shape) == 3 and axes.endswith("YX"):
-        return 0  # pages, planes or depth are the channels
-    if len(shape) == 3 and axes.startswith("YX"):
-        return -1
-    raise ValueError(f"a TIFF of shape {list(shape)} (axes {axes}) is not one image of up to {MAX_CHANNELS} channels")
+    *pages, samples, height, width = tiff.shape
+    if len(pages) == 1 and samples == tiff.channels == 1:
+        return _ArrayImage(
+            (pages[0], height, width), tiff.dtype, lambda: (tiff.read()[0][:, 0], None), tiff.orientation
+        )
+    if pages:
+        raise ValueError(f"a TIFF of {pages[0]} pages of {samples} samples is not one image")
+    return _ArrayImage((tiff.channels, height, width), tiff.dtype, tiff.read, tiff.orientation)
 
 
 # --- To the source's form ---------------------------------------------------------------------------------------
-
-
-def _chw(array: Array, axis: int | None) -> Tensor:
-    """[C, H, W] as uint8, or as float32: uint16 divided by 65535, floats as they are. Strides stay as stored:
-    decoders write channels last, which is what cutting likes."""
-    stacked = array[None] if axis is None else np.moveaxis(array, axis, 0)
-    return pixels_to_tensor(stacked)
 
 
 def pixels_to_tensor(array: Array) -> Tensor:
@@ -316,10 +354,26 @@ def pixels_to_tensor(array: Array) -> Tensor:
     return torch.from_numpy(array if array.flags.writeable else array.copy(order="K"))
 
 
-def _to_form(pixels: Tensor, form: Form) -> Tensor:
-    if pixels.dtype == torch.float32 and not bool(torch.isfinite(pixels).all()):
+def _to_form(bands: Tensor, opacity: Tensor | None, form: Form) -> Tensor:
+    """[form.channels, H, W] of channels and straight opacity, which is laid over white unless it is wanted itself."""
+    if bands.dtype == torch.float32 and not bool(torch.isfinite(bands).all()):
         raise ValueError("holds NaN or infinity")
-    return to_channels(_to_dtype(pixels, form.dtype), form.channels)
+    if not _fits(len(bands), form):
+        wanted = "RGB and opacity" if form.rgba else form.channels
+        raise ValueError(f"has {len(bands)} channels where the data set has {wanted}")
+    if opacity is None:
+        return to_channels(_to_dtype(bands, form.dtype), form.channels)
+    if form.rgba:
+        return torch.cat([to_channels(_to_dtype(part, form.dtype), n) for part, n in ((bands, 3), (opacity, 1))])
+    return to_channels(_to_dtype(over_white(bands, opacity), form.dtype), form.channels)
+
+
+def over_white(bands: Tensor, opacity: Tensor) -> Tensor:
+    """Channels [..., C, H, W] as they look on white paper through their opacity [..., 1, H, W]; the same dtype."""
+    white = 255 if bands.dtype == torch.uint8 else 1
+    share = opacity.float() / white
+    seen = bands.float() * share + white * (1 - share)
+    return seen.round().to(torch.uint8) if bands.dtype == torch.uint8 else seen
 
 
 def _to_dtype(pixels: Tensor, dtype: torch.dtype) -> Tensor:
@@ -333,11 +387,15 @@ def _to_dtype(pixels: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def to_channels(pixels: Tensor, channels: int) -> Tensor:
-    """[..., C, H, W] to `channels`: equal counts pass, gray is repeated, RGB becomes luma; else ValueError."""
+    """[..., C, H, W] to `channels`: gray and RGB to each other and to opaque RGBA, equal counts; else ValueError."""
     have = pixels.shape[-3]
     if have == channels:
         return pixels
-    if have == 1:
+    if have in _PICTURE and channels == 4:
+        rgb = to_channels(pixels, 3)
+        opaque = 255 if pixels.dtype == torch.uint8 else 1
+        return torch.cat([rgb, torch.full_like(rgb[..., :1, :, :], opaque)], dim=-3)
+    if have == 1 and channels == 3:
         return pixels.repeat_interleave(channels, dim=-3)
     if have == 3 and channels == 1:
         luma = torch.einsum("...chw,c->...hw", pixels.float(), torch.tensor(_LUMA)).unsqueeze(-3)

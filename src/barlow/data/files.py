@@ -15,24 +15,28 @@ from torch import Tensor
 
 from barlow.errors import InputError
 
-from .decode import Form, join_forms, natural_form, open_image
+from .decode import Form, common_form, loss, natural_form, open_image
 from .order import SAMPLE, hashed
 from .source import CorruptSample, IntArray, LazyImage, Names, Source, digest
 
 PROBED = 256
 """Files whose headers decide the channels and the depth of a source."""
+_NAMED = 3  # samples named in one line
 
 
 @dataclass(kw_only=True, eq=False)
 class EncodedSource(Source):
     """Samples stored as the bytes of an image file each."""
 
+    rgba: bool = False
+    """The four channels are RGB and opacity, not four bands."""
+
     @abstractmethod
     def stored(self, i: int) -> bytes:
         """The stored bytes of sample i. Raises CorruptSample or OSError."""
 
     def image(self, i: int) -> LazyImage:
-        return open_image(self._bytes(i), Form(self.channels, self.dtype), self.keys[i])
+        return open_image(self._bytes(i), Form(self.channels, self.dtype, self.rgba), self.keys[i])
 
     def read(self, i: int) -> Tensor:
         return self.image(i).decode()[0].contiguous()
@@ -41,15 +45,24 @@ class EncodedSource(Source):
         return hashlib.sha256(self._bytes(i)).hexdigest()
 
     def settle_form(self, channels: int | None) -> None:
-        """Set channels and dtype from the headers of up to PROBED samples; `channels` overrides the count found."""
-        forms = []
-        for i in sample_indices(len(self), PROBED, seed=0):
+        """Set channels and dtype to what most of up to PROBED samples have; `channels` overrides their count.
+
+        The note names the samples that lose by it, and the layout that arrays were taken to have.
+        """
+        natural: dict[str, Form] = {}
+        for i in map(int, sample_indices(len(self), PROBED, seed=0)):
             try:
-                forms.append(natural_form(self._bytes(int(i)), self.keys[int(i)]))
+                natural[self.keys[i]] = natural_form(self._bytes(i), self.keys[i], channels)
             except CorruptSample:
                 continue  # the loader counts and names it
-        form = join_forms(forms, channels)
-        self.channels, self.dtype = form.channels, form.dtype
+        form = common_form(list(natural.values()), channels)
+        self.channels, self.dtype, self.rgba = form.channels, form.dtype, form.rgba
+        losses = [(key, loss(stored, form, asked=channels is not None)) for key, stored in natural.items()]
+        odd = [f"{key} ({reason})" for key, reason in losses if reason]
+        self.add_note(next((stored.layout for stored in natural.values() if stored.layout), ""))
+        if odd:
+            named = ", ".join(odd[:_NAMED]) + (", ..." if len(odd) > _NAMED else "")
+            self.add_note(f"{len(odd)} of {len(natural)} samples looked at are unlike the rest: {named}")
 
     def _bytes(self, i: int) -> bytes:
         try:
@@ -98,7 +111,7 @@ def open_folder(root: Path, keys: Sequence[str], *, name: str, channels: int | N
     """The image files `keys` under `root`; class subfolders, where there are any, give labels."""
     source = from_files(root, keys, name=name, channels=channels)
     source.labels, source.classes = _class_folders(keys)
-    source.note = f"labels from {len(source.classes)} subfolders" if source.classes else ""
+    source.add_note(f"labels from {len(source.classes)} subfolders" if source.classes else "")
     return source
 
 

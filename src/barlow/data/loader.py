@@ -185,7 +185,7 @@ class Loader:
 
 
 def _corrupt_limit(n: int) -> int:
-    return int(CORRUPT_SHARE * n)
+    return max(1, int(CORRUPT_SHARE * n))  # one stray file among few does not end a run
 
 
 def _check(source: Source, indices: IntArray, batch_size: int, rank: int, world_size: int, workers: int) -> None:

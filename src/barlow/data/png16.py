@@ -28,7 +28,7 @@ def header(data: bytes) -> tuple[int, int, int]:
 
 
 def read_png16(data: bytes) -> Array:
-    """The pixels, uint16 [C, H, W] with alpha laid over white. Raises ValueError or zlib.error on damaged bytes."""
+    """The samples, uint16 [stored channels, H, W]. Raises ValueError or zlib.error on damaged bytes."""
     channels, height, width = header(data)
     if data[28] != 0:
         raise ValueError("interlaced 16-bit colour PNG: save it without interlacing")
@@ -38,8 +38,7 @@ def read_png16(data: bytes) -> Array:
         raise ValueError("truncated PNG")
     rows = np.frombuffer(packed, np.uint8).reshape(height, -1)
     values = _unfiltered(rows, 2 * channels).reshape(height, width, channels, 2)
-    pixels = np.ascontiguousarray(values).view(">u2")[..., 0].transpose(2, 0, 1).astype(np.uint16)
-    return _over_white(pixels) if channels in (2, 4) else pixels
+    return np.ascontiguousarray(values).view(">u2")[..., 0].transpose(2, 0, 1).astype(np.uint16)
 
 
 def _pixel_chunks(data: bytes) -> Iterator[bytes]:
@@ -82,9 +81,3 @@ def _paeth(left: Array, above: Array, corner: Array) -> Array:
     to_left, to_above, to_corner = abs(guess - left), abs(guess - above), abs(guess - corner)
     nearest = np.where(to_above <= to_corner, above, corner)
     return np.where((to_left <= to_above) & (to_left <= to_corner), left, nearest)
-
-
-def _over_white(pixels: Array) -> Array:
-    """[C + 1, H, W] with alpha last -> [C, H, W] laid over white."""
-    alpha = pixels[-1:] / 65535
-    return np.rint(pixels[:-1] * alpha + 65535 * (1 - alpha)).astype(np.uint16)

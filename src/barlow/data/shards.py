@@ -72,7 +72,7 @@ def open_shards(files: Sequence[Path], *, name: str, channels: int | None) -> Pa
     index = read_or_build(places, lambda: _build(files, name))
     source = packed_source(index, files, name=name, stamps=stamps, channels=channels)
     source.groups = index.shard
-    source.note = f"{len(files)} shards"
+    source.add_note(f"{len(files)} shards")
     return source
 
 
