@@ -24,8 +24,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from barlow.data import CorruptSample, decode
-from barlow.data.decode import Form
+from barlow.data import CorruptSample
+from barlow.data.decode import decode_one
 from barlow.errors import InputError
 from barlow.evaluation.bank import Bank
 from barlow.files import read_json
@@ -164,9 +164,9 @@ def _prepared(content: bytes, preprocess: Preprocess) -> Tensor:
     """
     if content.startswith(TIFF):
         return preprocess.image(open_image(content))
-    form = Form(preprocess.channels, torch.uint8 if preprocess.scale == 255.0 else torch.float32)
+    dtype = torch.uint8 if preprocess.scale == 255.0 else torch.float32
     try:
-        return preprocess(decode.open_image(content, form, "the image").decode()[0].contiguous())
+        return preprocess(decode_one(content, preprocess.channels, dtype, "the image"))
     except CorruptSample as trouble:
         raise InputError(str(trouble)) from None
 

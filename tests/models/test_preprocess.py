@@ -61,8 +61,18 @@ def test_a_photo_on_its_side_and_a_transparent_one_are_read_as_a_data_source_rea
 
 def test_sixteen_bits_are_not_cut_off_at_eight(tmp_path: Path) -> None:
     Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "deep.tif")
-    with pytest.raises(InputError, match="other than 8-bit pixels"):
-        Preprocess(8, 1, (0.5,), (0.2,)).image(tmp_path / "deep.tif")
+    preprocess = Preprocess(8, 1, (0.0,), (1.0,), scale=1.0)
+    with Image.open(tmp_path / "deep.tif") as opened:
+        for image in (opened, tmp_path / "deep.tif"):
+            torch.testing.assert_close(preprocess.image(image), torch.full((1, 1, 8, 8), 40_000 / 65535))
+
+
+def test_an_image_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"x\.png: not an image"):
+        Preprocess(8, 3, MEAN, STD).image(tmp_path / "x.png")
+    with pytest.raises(InputError, match="has 3 channels where the data set has 5"):
+        Preprocess(8, 5, (0.5,) * 5, (0.2,) * 5).image(Image.new("RGB", (8, 8)))
 
 
 def test_it_survives_its_dictionary_and_refuses_another() -> None:

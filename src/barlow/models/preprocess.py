@@ -5,9 +5,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -78,27 +77,19 @@ class Preprocess:
         return resized[..., top : top + self.image_size, left : left + self.image_size]
 
     def image(self, image: Image.Image | str | Path) -> Tensor:
-        """`[1, C, image_size, image_size]` of one PIL image or image file with 8-bit pixels, for 1, 3 or 4 channels.
+        """`[1, C, image_size, image_size]` of one PIL image or image file, as data sources read it.
 
-        As data sources read it: upright by its EXIF orientation, transparency laid over white.
+        Raises InputError for what is not an image, or has channels that cannot become the encoder's.
         """
-        modes = {1: "L", 3: "RGB", 4: "RGBA"}
-        if self.channels not in modes:
-            raise InputError(f"a PIL image has 1, 3 or 4 channels, this encoder reads {self.channels}")
-        if isinstance(image, str | Path):
-            with Image.open(image) as opened:
-                return self.image(opened)
-        if image.mode[0] in "IF":  # Pillow would cut 16 bits off at 255
-            raise InputError(
-                f"a PIL image of mode {image.mode} has other than 8-bit pixels; use barlow.data.open_source"
-            )
-        upright = ImageOps.exif_transpose(image)
-        if self.channels != 4 and upright.has_transparency_data:
-            colour = upright.convert("RGBA")
-            upright = Image.alpha_composite(Image.new("RGBA", colour.size, "white"), colour).convert("RGB")
-        array = np.array(upright.convert(modes[self.channels]))
-        stored = torch.from_numpy(array).view(*array.shape[:2], self.channels).permute(2, 0, 1)
-        return self(stored if self.scale == 255.0 else stored.float() / 255.0)
+        from barlow.data.decode import decode_one  # an encoder loads without the readers of data
+        from barlow.data.source import CorruptSample
+
+        dtype = torch.uint8 if self.scale == 255.0 else torch.float32
+        given, name = (image, "the image") if isinstance(image, Image.Image) else (Path(image).read_bytes(), str(image))
+        try:
+            return self(decode_one(given, self.channels, dtype, name))
+        except CorruptSample as error:
+            raise InputError(str(error)) from None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
