@@ -106,6 +106,45 @@ def test_mixed_modes_and_sizes_come_to_one_form(tmp_path: Path) -> None:
     assert [round(float(source.read(i).max()) * 255) for i in range(4)] == [255, 20, 255, 10]
 
 
+def test_most_samples_decide_the_form_and_the_note_names_the_odd_one(tmp_path: Path) -> None:
+    for i in range(20):
+        write(tmp_path / f"{i:02}.png", i)
+    tifffile.imwrite(tmp_path / "scan.tif", np.zeros((5, 8, 8), np.uint8), photometric="minisblack")
+    tifffile.imwrite(tmp_path / "deep.tif", np.full((8, 8, 3), 65535, np.uint16), photometric="rgb")
+    source = open_source(tmp_path)
+    assert (source.channels, source.dtype) == (3, torch.uint8)
+    assert source.note == (
+        "2 of 22 samples looked at are unlike the rest: deep.tif (more than 8 bits, read as 8-bit), "
+        "scan.tif (5 channels, left out)"
+    )
+    assert int(source.read(20).min()) == 255
+    with pytest.raises(CorruptSample, match="has 5 channels where the data set has 3"):
+        source.read(21)
+
+
+def test_an_rgb_image_among_four_bands_is_not_given_a_fourth(tmp_path: Path) -> None:
+    bands = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 4), dtype=np.uint8)
+    for i in range(5):
+        tifffile.imwrite(tmp_path / f"{i}.tif", bands[i], photometric="rgb", extrasamples=["unspecified"])
+    write(tmp_path / "x.png")
+    for channels in (None, 4):
+        source = open_source(tmp_path, channels=channels)
+        assert source.channels == 4
+        np.testing.assert_array_equal(source.read(3).numpy(), bands[3].transpose(2, 0, 1))
+        with pytest.raises(CorruptSample, match="has 3 channels where the data set has 4"):
+            source.read(5)
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(1, 1), (2, 3), (19, 3)])
+def test_gray_and_colour_are_one_form_of_which_a_tenth_decides(tmp_path: Path, colour: int, channels: int) -> None:
+    for i in range(20):
+        write(tmp_path / f"{i:02}.png", i, mode="RGB" if i < colour else "L")
+    source = open_source(tmp_path)
+    assert source.channels == channels
+    assert shades(source) == list(range(20))
+    assert ("00.png (colour, read as gray)" in source.note) == (channels == 1)
+
+
 def test_channels_can_be_set_by_hand(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4), (255, 0, 0)).save(tmp_path / "1.png")
     assert set(open_source(tmp_path, channels=1).read(0).flatten().tolist()) == {76}  # 0.299 * 255
@@ -155,7 +194,11 @@ def test_names_are_kept_as_they_are_whatever_their_characters() -> None:
         ((5, 8, 9, 3), "image", (3, 8, 9)),
         ((5, 12, 40, 41), "image", (12, 40, 41)),
         ((5, 40, 41, 12), "image", (12, 40, 41)),
-        ((5, 8, 8, 8), "image", (8, 8, 8)),
+        ((5, 11, 11, 30), "image", (30, 11, 11)),
+        ((5, 30, 11, 11), "image", (30, 11, 11)),
+        ((5, 9, 9, 200), "image", (200, 9, 9)),
+        ((5, 32, 32, 50), "image", (50, 32, 32)),
+        ((5, 3, 20, 90), "image", (3, 20, 90)),
     ],
 )
 def test_image_arrays_find_their_layout(shape: tuple[int, ...], kind: str, read: tuple[int, ...]) -> None:
@@ -167,6 +210,32 @@ def test_image_arrays_find_their_layout(shape: tuple[int, ...], kind: str, read:
         array[2] if array[2].shape == read else array[2].transpose(2, 0, 1) if array.ndim == 4 else array[2][None]
     )
     np.testing.assert_array_equal(source.read(2).numpy(), expected)
+
+
+def test_the_layout_that_was_inferred_is_noted_and_channels_decide_it(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).random((12, 11, 11, 30), np.float32)
+    assert open_source(array).note == "array [12, 11, 11, 30] read as [N, H, W, C]"
+    assert open_source(array[..., :3]).note == ""
+    assert open_source(array, channels=11).read(0).shape == (11, 11, 30)
+    for i in range(12):
+        np.save(tmp_path / f"{i:02}.npy", array[i])
+    folder = open_source(tmp_path)
+    assert folder.note == "arrays [11, 11, 30] read as [H, W, C]"
+    np.testing.assert_array_equal(folder.read(7).numpy(), array[7].transpose(2, 0, 1))
+    cube = np.zeros((2, 8, 8, 8), np.uint8)
+    assert open_source(cube, channels=8).read(0).shape == (8, 8, 8)
+    np.save(tmp_path / "00.npy", cube[0])
+    with pytest.raises(CorruptSample, match=r"\[8, 8, 8\] that may be .* --channels 8$"):
+        open_source(tmp_path).read(0)
+
+
+@pytest.mark.parametrize("kind", [None, "signal"])
+def test_signals_are_read_with_their_channels_first_or_last(kind: Any) -> None:
+    signals = np.random.default_rng(0).random((4, 12, 100), np.float32)
+    first, last = open_source(signals, kind=kind), open_source(signals.transpose(0, 2, 1), kind=kind)
+    assert (last.kind, last.channels, last.note) == ("signal", 12, "array [4, 100, 12] read as [N, T, C]")
+    assert torch.equal(first.read(3), last.read(3))
+    assert open_source(signals, kind="signal", channels=100).read(0).shape == (100, 12)
 
 
 def test_signals_and_tables_are_told_from_images() -> None:
@@ -400,7 +469,10 @@ def put(path: Path, data: bytes) -> Path:
         (lambda p: np.zeros(7), r"shape \[7\] holds no samples"),
         (lambda p: np.zeros((2, 3, 4, 5, 6)), r"shape \[2, 3, 4, 5, 6\] holds no samples"),
         (lambda p: np.zeros((0, 4, 4), np.uint8), "holds no samples"),
-        (lambda p: np.zeros((2, 40, 40, 40), np.uint8), "holds no samples"),
+        (lambda p: np.zeros((2, 40, 40, 40), np.uint8), r"\[40, 40, 40\] that may be .*--channels 40"),
+        (lambda p: np.zeros((2, 20, 36, 30)), r"tell which with --channels 20 or --channels 30"),
+        (lambda p: np.zeros((2, 600, 9, 9)), "600 channels are more than 512"),
+        (lambda p: np.zeros((60, 40, 3), np.uint8), "is a single image"),
         (lambda p: np.zeros((5, 40, 1, 3), np.uint8), "images of 1x40 pixels are too small"),
         (lambda p: np.array(["a", "b"]), "dtype <U1 holds no samples"),
         (lambda p: np.full((2, 4, 4), 70_000), "are not pixels"),

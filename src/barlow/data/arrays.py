@@ -1,4 +1,5 @@
-"""Arrays in memory or memory-mapped: images [N, H, W], [N, C, H, W], [N, H, W, C]; signals [N, C, T]; tables [N, F]."""
+"""Arrays in memory or memory-mapped: images [N, H, W], [N, C, H, W], [N, H, W, C]; signals [N, C, T], [N, T, C];
+tables [N, F]."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,21 +10,22 @@ from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
-import tifffile
 import torch
 from torch import Tensor
 
 from barlow.errors import InputError
 
-from .decode import MAX_CHANNELS, MIN_SIDE, pixels_to_tensor, to_channels
+from .decode import MAX_CHANNELS, MIN_SIDE, channel_axis, over_white, pixels_to_tensor, to_channels
 from .memory import MEMORY_SHARE, available_memory
 from .source import IntArray, Kind, Source, digest
+from .tiff import Tiff
 
 Array = npt.NDArray[Any]
 
 LABEL_KEYS = ("y", "labels", "label", "targets", "target")
 IMAGE_KEYS = ("x", "X", "images", "image", "data", "signals", "signal", "table", "features", "arr_0")
-_LAYOUTS = "[N, H, W], [N, C, H, W] or [N, H, W, C]; signals [N, C, T]; tables [N, F]"
+_SIGNAL_CHANNELS = 32  # the most for which float [N, C, T] is taken for signals, not images
+_LAYOUTS = "[N, H, W], [N, C, H, W] or [N, H, W, C]; signals [N, C, T] or [N, T, C]; tables [N, F]"
 
 
 class Numbered(Sequence[str]):
@@ -45,7 +47,7 @@ class ArraySource(Source):
 
     array: Tensor | Array
     layout: str
-    """Of a memory-mapped array: "NHW", "NCHW", "NHWC", "NCT" or "NF"; a tensor is always channels first."""
+    """Of a memory-mapped array: "NHW", "NCHW", "NHWC", "NCT", "NTC" or "NF"; a tensor is always channels first."""
     path: Path | None = None
     member: str = ""
     """Which of the arrays in the file it is, where there are several."""
@@ -77,25 +79,33 @@ def from_array(
     channels: int | None = None,
     kind: Kind | None = None,
     path: Path | None = None,
+    layout: str = "",
 ) -> ArraySource:
-    """A source over an array. Raises InputError for a shape, dtype or values that cannot be samples."""
+    """A source over an array, whose axes are inferred without `layout`.
+
+    Raises InputError for a shape, dtype or values that cannot be samples.
+    """
     values = _plain(_as_numpy(array), name)
-    layout = _layout(values, kind, name)
+    inferred = not layout
+    layout = layout or _layout(values, kind, channels, name)
     channels = channels or _channels(values.shape, layout)
     mapped = isinstance(values, np.memmap) and values.nbytes > MEMORY_SHARE * available_memory()
     samples = values if mapped else _in_library_layout(values, layout, channels, name)
-    return ArraySource(
+    source = ArraySource(
         name=name,
         keys=Numbered(len(values)),
         channels=channels,
         dtype=torch.uint8 if values.dtype in (np.uint8, np.bool_) else torch.float32,
-        kind={"NF": "table", "NCT": "signal"}.get(layout, "image"),  # type: ignore[arg-type]
+        kind={"NF": "table", "NCT": "signal", "NTC": "signal"}.get(layout, "image"),  # type: ignore[arg-type]
         labels=_labels(labels, len(values), name),
         classes=classes,
         array=samples,
         layout=layout,
         path=path,
     )
+    if inferred and (source.kind == "signal" or (values.ndim == 4 and _channels(values.shape, layout) > 4)):
+        source.add_note(f"array {list(values.shape)} read as [{', '.join(layout)}]")
+    return source
 
 
 def _as_numpy(array: Array | Tensor) -> Array:
@@ -121,40 +131,46 @@ def _plain(values: Array, name: str) -> Array:
     return values.astype(np.uint8 if high <= 255 else np.uint16)
 
 
-def _layout(values: Array, kind: Kind | None, name: str) -> str:
-    axes = {2: "NF", 3: _three_axes(values, kind), 4: _four_axes(values.shape)}.get(values.ndim)
-    wanted = {"table": ("NF",), "signal": ("NCT",), "image": ("NHW", "NCHW", "NHWC")}
-    if axes is None or (kind is not None and axes not in wanted[kind]):
+def _layout(values: Array, kind: Kind | None, channels: int | None, name: str) -> str:
+    """What the axes are, like "NHWC". Raises InputError where that cannot be told."""
+    shape = list(values.shape)
+    axes = {2: "NF", 3: "NHW"}.get(values.ndim, "")
+    if values.ndim == 3 and kind != "image":
+        axes = _signal_axes(values, channels, told=kind == "signal") or axes
+    if values.ndim == 4:
+        try:
+            axes = "NHWC" if channel_axis(values.shape[1:], channels) else "NCHW"
+        except ValueError as error:
+            raise InputError(f"{name}: {len(values)} samples, each {error}.") from None
+    wanted = {"table": ("NF",), "signal": ("NCT", "NTC"), "image": ("NHW", "NCHW", "NHWC")}
+    if not axes or (kind is not None and axes not in wanted[kind]):
         kind_text = f" of kind {kind}" if kind else ""
-        raise InputError(
-            f"{name}: an array of shape {list(values.shape)} holds no samples{kind_text}; give {_LAYOUTS}."
-        )
-    sides = [side for axis, side in zip(axes, values.shape, strict=True) if axis in "HW"]
-    if sides and min(sides) < MIN_SIDE:
-        raise InputError(f"{name}: images of {sides[1]}x{sides[0]} pixels are too small: under {MIN_SIDE} a side.")
+        raise InputError(f"{name}: an array of shape {shape} holds no samples{kind_text}; give {_LAYOUTS}.")
+    if "H" in axes:
+        sides = [side for axis, side in zip(axes, shape, strict=True) if axis in "HW"]
+        if min(sides) < MIN_SIDE:
+            raise InputError(f"{name}: images of {sides[1]}x{sides[0]} pixels are too small: under {MIN_SIDE} a side.")
+        if axes == "NHW" and shape[2] in (3, 4) and shape[1] >= 4 * shape[2]:
+            raise InputError(f"{name}: an array of shape {shape} is a single image; give many, as {_LAYOUTS}.")
+        if _channels(values.shape, axes) > MAX_CHANNELS:
+            raise InputError(f"{name}: {_channels(values.shape, axes)} channels are more than {MAX_CHANNELS}.")
     return axes
 
 
-def _three_axes(values: Array, kind: Kind | None) -> str:
-    """[N, C, T] when told, or when it is float with few, long rows: an image is not four times as wide as high."""
-    if kind is not None or values.ndim != 3:
-        return "NCT" if kind == "signal" else "NHW"
-    rows, length = values.shape[1:]
-    return "NCT" if values.dtype.kind == "f" and rows <= MAX_CHANNELS and length >= 4 * rows else "NHW"
-
-
-def _four_axes(shape: tuple[int, ...]) -> str | None:
-    """Channels are the axis of 1, 3 or 4; failing that the shorter one, of at most 32; PyTorch's layout on a tie."""
-    if len(shape) != 4 or min(shape[1], shape[3]) > MAX_CHANNELS:
-        return None
-    first, last = shape[1], shape[3]
-    if (first in (1, 3, 4)) != (last in (1, 3, 4)):
-        return "NCHW" if first in (1, 3, 4) else "NHWC"
-    return "NCHW" if first <= last else "NHWC"
+def _signal_axes(values: Array, channels: int | None, *, told: bool) -> str:
+    """ "NCT" or "NTC", or "" for images, which are not float or not four times as long as wide, unless `told`."""
+    first, last = values.shape[1:]
+    if told and (first == channels) != (last == channels):
+        return "NCT" if first == channels else "NTC"
+    if not told and (values.dtype.kind != "f" or min(first, last) > _SIGNAL_CHANNELS):
+        return ""
+    if first >= 4 * last:
+        return "NTC"
+    return "NCT" if told or last >= 4 * first else ""
 
 
 def _channels(shape: tuple[int, ...], layout: str) -> int:
-    return 1 if layout == "NHW" else int(shape[-1] if layout in ("NHWC", "NF") else shape[1])
+    return 1 if layout == "NHW" else shape[layout.index("F" if layout == "NF" else "C")]
 
 
 def _in_library_layout(values: Array, layout: str, channels: int, name: str) -> Tensor:
@@ -172,10 +188,10 @@ def to_library_layout(values: Array, layout: str, channels: int) -> Tensor:
     """[N, C, H, W] (signals [N, C, T], tables [N, F]) with `channels` channels. Raises ValueError on a mismatch."""
     if layout == "NHW":
         values = values[:, None]
-    elif layout == "NHWC":
+    elif layout in ("NHWC", "NTC"):
         values = np.moveaxis(values, -1, 1)
     samples = pixels_to_tensor(values).contiguous()
-    if layout in ("NF", "NCT"):
+    if layout in ("NF", "NCT", "NTC"):
         if channels != samples.shape[1]:
             raise ValueError(f"has {samples.shape[1]} channels or features, not {channels}")
         return samples
@@ -200,14 +216,21 @@ def open_npy(path: Path, *, channels: int | None, kind: Kind | None) -> ArraySou
 
 
 def open_tiff_stack(path: Path, *, channels: int | None) -> ArraySource:
-    """A TIFF file whose pages are the samples: [N, H, W] or with channels, 8-bit, 16-bit or float."""
+    """A TIFF file whose pages are the samples, of one or more channels; opacity is laid over white."""
     try:
-        pages = tifffile.imread(path)
+        with path.open("rb") as file:
+            tiff = Tiff(file)
+            bands, opacity = tiff.read()
     except Exception as error:  # damaged tags raise nearly anything
         raise InputError(f"{path}: cannot be read as TIFF ({' '.join(str(error).split())}).") from error
-    if pages.ndim < 3 or (pages.shape[-1] in (3, 4) and pages.ndim == 3):
+    if bands.ndim == 5 and bands.shape[2] == 1 and opacity is None:
+        bands = bands[:, :, 0]  # pages along two axes: samples, and their channels
+    if bands.ndim == 3:
         raise InputError(f"{path}: is a single image; give a stack of pages, or the folder that holds many.")
-    return from_array(pages, name=str(path), channels=channels, kind="image", path=path)
+    if bands.ndim != 4:
+        raise InputError(f"{path}: a TIFF of shape {list(bands.shape)} is not a stack of images.")
+    seen = bands if opacity is None else over_white(torch.from_numpy(bands), torch.from_numpy(opacity))
+    return from_array(seen, name=str(path), channels=channels, path=path, layout="NCHW")
 
 
 def open_npz(path: Path, *, split: str | None, channels: int | None, kind: Kind | None) -> ArraySource:
@@ -225,7 +248,8 @@ def open_npz(path: Path, *, split: str | None, channels: int | None, kind: Kind 
         label_key = next((keys[k] for k in LABEL_KEYS if k in keys), None)
         labels = None if label_key is None else _member(archive, label_key, path)
     source = from_array(array, name=str(path), labels=labels, channels=channels, kind=kind, path=path)
-    source.member, source.split_names, source.note = key, found, split_note(chosen, found)
+    source.member, source.split_names = key, found
+    source.add_note(split_note(chosen, found))
     return source
 
 

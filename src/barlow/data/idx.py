@@ -39,7 +39,8 @@ def open_idx_folder(folder: Path, *, split: str | None, channels: int | None) ->
     source = from_array(
         read_idx(images[chosen]), name=str(folder), labels=labels, channels=channels, kind="image", path=images[chosen]
     )
-    source.split_names, source.note = found, split_note(chosen, found)
+    source.split_names = found
+    source.add_note(split_note(chosen, found))
     return source
 
 

@@ -49,7 +49,8 @@ def _open_digits(bunch: Any, classes: tuple[str, ...], *, split: str | None, cha
     rows = {"train": train, "test": test}.get(str(chosen), np.arange(len(bunch.target)))
     pixels = np.rint(bunch.images[rows] * (255 / 16)).astype(np.uint8)  # stored as 0..16
     source = from_array(pixels, name="digits", labels=bunch.target[rows], classes=classes, channels=channels)
-    source.split_names, source.note = DIGITS_SPLITS, split_note(chosen, DIGITS_SPLITS)
+    source.split_names = DIGITS_SPLITS
+    source.add_note(split_note(chosen, DIGITS_SPLITS))
     return source
 
 
@@ -105,7 +106,8 @@ def open_named(name: str, *, split: str | None, channels: int | None) -> Source:
     chosen = choose_split(split, spec.splits, name)
     parts = ("train", "val") if spec.joined and chosen == "trainval" else (chosen,)
     source = _as_source([_constructed(name, spec, part) for part in parts], name, spec, channels)
-    source.split_names, source.note = spec.splits, split_note(chosen, spec.splits)
+    source.split_names = spec.splits
+    source.add_note(split_note(chosen, spec.splits))
     return source
 
 
