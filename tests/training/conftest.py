@@ -73,6 +73,17 @@ def rehearse() -> Callable[..., Rehearsal]:
 
 @pytest.fixture
 def free_port() -> int:
+    """A port for the ranks of a test to meet at."""
+    return _free_port()
+
+
+@pytest.fixture
+def free_ports() -> Callable[[], int]:
+    """Draws such ports, for a test with several groups of ranks at a time."""
+    return _free_port
+
+
+def _free_port() -> int:
     """Below the range that the kernel hands out by itself, so that no outgoing connection takes it meanwhile.
 
     Each worker of pytest has ports of its own: tests seed `random`, and seeded alike they would draw the same.

@@ -11,22 +11,13 @@ import pytest
 import torch
 
 from barlow.errors import InputError
-from barlow.training.distributed import (
-    World,
-    any_rank,
-    check_ranks_agree,
-    ending_together,
-    from_main,
-    gather,
-    set_up,
-    shut_down,
-)
+from barlow.ranks import Team, joined
 
 PROLOGUE = """
 import os, signal, sys, time, traceback
-import torch, torch.distributed as dist
+import torch
 from barlow.errors import InputError
-from barlow.training.distributed import *
+from barlow.ranks import joined
 torch.set_num_threads(1)
 children = []
 for rank in range({size}):
@@ -72,21 +63,22 @@ def rehearse(main: str, size: int, port: int) -> Outcome:
 
 def test_a_process_alone_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
-    world = set_up("cpu")
-    assert (world, world.is_main) == (World(0, 1, 0), True)
-    assert (any_rank(True), any_rank(False), gather("x"), from_main(3)) == (True, False, ["x"], 3)
-    check_ranks_agree("seed", 1)
-    with ending_together(world):
-        pass
-    shut_down()
+    with joined("cpu") as team:
+        assert (team, team.is_main) == (Team(0, 1, 0), True)
+        assert (team.largest(3), team.gather("x")) == (3, ["x"])
+        team.barrier()
+        team.check_agree("seed", 1)
 
 
 def test_half_a_torchrun_environment_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("MASTER_ADDR", raising=False)
-    with pytest.raises(InputError, match="RANK is set but MASTER_ADDR is not: start the run with torchrun"):
-        set_up("cpu")
+    with (
+        pytest.raises(InputError, match="RANK is set but MASTER_ADDR is not: start the run with torchrun"),
+        joined("cpu"),
+    ):
+        pass
 
 
 def test_more_processes_than_gpus_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,25 +86,32 @@ def test_more_processes_than_gpus_are_refused_in_one_line(monkeypatch: pytest.Mo
     for name, value in names.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-    with pytest.raises(InputError, match="9 processes or more on a machine with 8 GPUs"):
-        set_up("cuda")
+    with pytest.raises(InputError, match="9 processes or more on a machine with 8 GPUs"), joined("cuda"):
+        pass
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "nan", "inf", "-3"])
+def test_a_time_that_is_none_gets_one_line(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in {**names, "BARLOW_LOST_AFTER_S": text}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=f"BARLOW_LOST_AFTER_S must be seconds .*'{text}'"), joined("cpu"):
+        pass
 
 
 COLLECTIVES = """
 def main():
-    world = set_up("cpu", timeout_s=30)
-    with ending_together(world):
-        assert any_rank(world.rank == 1) and not any_rank(False)
-        assert gather({"rank": world.rank}) == [{"rank": 0}, {"rank": 1}, {"rank": 2}]
-        assert from_main(world.rank * 10 + 7) == 7
-        check_ranks_agree("seed", 5)
+    with joined("cpu") as team:
+        assert team.largest(10 * team.rank) == 20
+        assert team.gather({"rank": team.rank}) == [{"rank": 0}, {"rank": 1}, {"rank": 2}]
+        team.barrier()
+        team.check_agree("seed", 5)
         try:
-            check_ranks_agree("seed", 5 if world.rank < 2 else 6)
+            team.check_agree("seed", 5 if team.rank < 2 else 6)
         except InputError as error:
             assert str(error) == "seed differs between ranks: 5 on rank 0, 6 on rank 2.", error
         else:
             raise AssertionError
-    shut_down()
 """
 
 
@@ -124,17 +123,13 @@ def test_collectives_give_the_same_answer_on_every_rank(free_port: int) -> None:
 
 RAISING = """
 def main():
-    world = set_up("cpu", timeout_s=30)
-    try:
-        with ending_together(world, lost_after_s=6):
-            dist.barrier()
-            if world.rank == 1:
-                raise ValueError("the disk of this machine is on fire")
-            if world.rank == 0:
-                time.sleep(60)  # busy with something else
-            any_rank(False)  # waits for rank 1 for ever
-    finally:
-        shut_down()
+    with joined("cpu", lost_after_s=6) as team:
+        team.barrier()
+        if team.rank == 1:
+            raise ValueError("the disk of this machine is on fire")
+        if team.rank == 0:
+            time.sleep(60)  # busy with something else
+        team.barrier()  # waits for rank 1 for ever
 """
 
 
@@ -150,13 +145,12 @@ def test_an_exception_on_one_rank_ends_all_with_its_reason(free_port: int) -> No
 
 KILLED = """
 def main():
-    world = set_up("cpu", timeout_s=30)
-    with ending_together(world, lost_after_s=3):
-        dist.barrier()
-        if world.rank == {victim}:
+    with joined("cpu", lost_after_s=3) as team:
+        team.barrier()
+        if team.rank == {victim}:
             os.kill(os.getpid(), signal.{how})
         while True:
-            any_rank(False)
+            team.barrier()
 """
 
 
@@ -176,22 +170,46 @@ def test_the_loss_of_the_rank_that_holds_the_store_ends_all_too(free_port: int) 
     assert "rank 1 ends: 127.0.0.1, which ties the ranks together, does not answer any more" in outcome.err
 
 
+ABSENT = """
+def main():
+    if os.environ["RANK"] == "{victim}":
+        os.kill(os.getpid(), signal.SIGKILL)
+    with joined("cpu", lost_after_s=3):
+        pass
+"""
+
+
+@pytest.mark.slow
+def test_a_rank_that_never_arrives_ends_all_and_is_named(free_port: int) -> None:
+    outcome = rehearse(ABSENT.format(victim=2), 3, free_port)
+    assert outcome.exits == [1, 1, -9]
+    assert outcome.wall_s < 20
+    absent = "of 3 ranks these did not arrive within 3 s: 2; see what they say"
+    assert f"InputError: {absent}" in outcome.err
+    assert f"rank 1 ends: rank 0 on {socket.gethostname()} failed: InputError: {absent}" in outcome.err
+
+
+@pytest.mark.slow
+def test_an_absent_main_rank_ends_all_and_is_named(free_port: int) -> None:
+    outcome = rehearse(ABSENT.format(victim=0), 2, free_port)
+    assert outcome.exits == [-9, 1]
+    assert outcome.wall_s < 20
+    assert f"InputError: rank 1 ends: rank 0 did not answer at 127.0.0.1:{free_port} within 3 s." in outcome.err
+
+
 RESTARTED = """
 import os, pathlib, sys
-import torch.distributed as dist
-from barlow.training.distributed import any_rank, ending_together, gather, set_up, shut_down
+from barlow.ranks import joined
 
 attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
-world = set_up("cpu", timeout_s=30)
-with ending_together(world):
-    dist.barrier()
-    if attempt == "0" and world.rank == 0:
+with joined("cpu") as team:
+    team.barrier()
+    if attempt == "0" and team.is_main:
         os._exit(9)
     if attempt == "0":
-        any_rank(False)
+        team.barrier()
     # A file each: lines of two processes on one stream may run into each other.
-    pathlib.Path(sys.argv[1], f"{attempt}-{world.rank}.txt").write_text(f"met {gather(world.rank)}")
-shut_down()
+    pathlib.Path(sys.argv[1], f"{attempt}-{team.rank}.txt").write_text(f"met {team.gather(team.rank)}")
 """
 
 
@@ -224,16 +242,15 @@ def train(net):
     return norm
 
 def main():
-    set_up("cpu", timeout_s=30)
-    torch.manual_seed(0)
-    whole = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3))
-    parts = copy.deepcopy(whole)
-    from torch.distributed.device_mesh import init_device_mesh
-    fully_shard(parts, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
-    torch.testing.assert_close(train(whole), train(parts))
-    for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
-        torch.testing.assert_close(a, b.full_tensor(), rtol=1e-6, atol=1e-7)
-    shut_down()
+    with joined("cpu") as team:
+        torch.manual_seed(0)
+        whole = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3))
+        parts = copy.deepcopy(whole)
+        from torch.distributed.device_mesh import init_device_mesh
+        fully_shard(parts, mesh=init_device_mesh("cpu", (team.size,)))
+        torch.testing.assert_close(train(whole), train(parts))
+        for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
+            torch.testing.assert_close(a, b.full_tensor(), rtol=1e-6, atol=1e-7)
 """
 
 

@@ -194,3 +194,56 @@ def test_a_rank_whose_data_worker_dies_ends_both_with_one_line(
     last = (tmp_path / "two-0.txt").read_text().splitlines()[-1]
     assert last.startswith("rank 0 ends: rank 1 on ")
     assert last.endswith(died)
+
+
+LOST = """
+from barlow import ranks
+from barlow.training import pretrain, signals, validation
+
+data, out, settings, moments = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), json.loads(sys.argv[4])
+AT = {
+    "meeting": (ranks.dist, "init_process_group"),
+    "opening": (pretrain, "open_source"),
+    "restoring": (pretrain, "load_latest"),
+    "first step": (trainer.Trainer, "train_step"),
+    "validating": (validation.Validator, "__call__"),
+    "leaving": (signals.SignalFlag, "__exit__"),
+}
+
+def die_at(moment):
+    def killed(*arguments, **named):
+        os.kill(os.getpid(), signal.SIGKILL)
+    setattr(*AT[moment], killed)
+
+children = {}
+for moment, victim, port in moments:
+    for rank in range(2):
+        children[moment, rank] = fork(
+            ["pretrain", data, *settings, "--resume", "--out", f"{out}/{moment}"],
+            (lambda moment=moment: die_at(moment)) if rank == victim else (lambda: None),
+            f"{out}/{moment}-{rank}.txt", RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2",
+            MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), BARLOW_LOST_AFTER_S="4",
+        )
+began = time.monotonic()
+codes = [[moment, rank, wait(child)] for (moment, rank), child in children.items()]
+print(json.dumps([codes, time.monotonic() - began]))
+"""
+
+
+@pytest.mark.slow
+def test_a_rank_killed_at_any_moment_ends_the_other_with_one_line(
+    rehearse: Rehearse, discs: Path, free_ports: Callable[[], int], tmp_path: Path
+) -> None:
+    """All at once: they mostly wait. Only the main rank validates; it holds the store, so that its loss is one too."""
+    victims = {"meeting": 1, "opening": 1, "restoring": 1, "first step": 1, "validating": 0, "leaving": 1}
+    moments = [(moment, victim, free_ports()) for moment, victim in victims.items()]
+    settings = [*SETTINGS, "--epochs", "1"]
+    codes, took_s = rehearse(LOST, discs, tmp_path, json.dumps(settings), json.dumps(moments)).answer
+    said = {moment: (tmp_path / f"{moment}-{1 - victim}.txt").read_text() for moment, victim in victims.items()}
+    assert codes == [[m, rank, -9 if rank == victim else 1] for m, victim in victims.items() for rank in range(2)], said
+    assert took_s < 60
+    for moment, victim in victims.items():
+        reasons = [line for line in said[moment].splitlines() if line.startswith(f"rank {1 - victim} ends: ")]
+        gone = "127.0.0.1, which ties the ranks together, does not answer any more"
+        assert reasons == [f"rank {1 - victim} ends: {'rank 1 is lost: no sign of life for 4 s' if victim else gone}"]
+        assert "Traceback" not in said[moment]

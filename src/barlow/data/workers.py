@@ -120,7 +120,7 @@ class _Sent:
     """A function on its way to a process; one that cannot be loaded there raises when it is called, not before."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
-        self._function: Callable[[Any], Any] | bytes = function
+        self._function: Any = function
 
     def __call__(self, argument: Any) -> Any:
         if isinstance(self._function, bytes):

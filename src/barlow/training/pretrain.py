@@ -20,18 +20,9 @@ from barlow.diagnostics import expected_initial_loss
 from barlow.errors import InputError
 from barlow.files import LOCK, locked, read_json, remove_leftovers, write_json
 from barlow.models import Encoder, save_encoder
+from barlow.ranks import Team, joined
 from barlow.run import CONFIG, FACTS, HEALTH, METRICS, Run
 from barlow.training.checkpoint import CheckpointError, CheckpointWriter, generators_given_back, load_latest, pause
-from barlow.training.distributed import (
-    World,
-    check_ranks_agree,
-    ending_together,
-    from_main,
-    gather,
-    largest,
-    set_up,
-    shut_down,
-)
 from barlow.training.faults import Fault, save_replay
 from barlow.training.loop import Hooks, Meter, Record, train
 from barlow.training.memory import is_out_of_memory
@@ -89,23 +80,17 @@ def pretrain(
     settings = {**settings, "encoder": "custom"} if module is not None else settings
     chosen = _settings_of(folder, config, settings, resume=resume)
     device = choose_device(chosen.training.device)
-    world = set_up(device)
-    try:
-        with ExitStack() as stack:
-            stack.enter_context(ending_together(world))
-            asked = stack.enter_context(SignalFlag())
-            if device.startswith("cuda:"):  # streams and events are those of the current GPU
-                stack.enter_context(torch.cuda.device(device))
-            stack.enter_context(generators_given_back(torch.device(device)))
-            session = _begin(
-                data, folder, chosen, module, world, stack, resume=resume, overwrite=overwrite, quiet=quiet
-            )
-            stack.enter_context(deterministic_kernels())
-            session.run(asked)
-    finally:
-        shut_down()
+    with ExitStack() as stack:
+        team = stack.enter_context(joined(device))
+        asked = stack.enter_context(SignalFlag())
+        if device.startswith("cuda:"):  # streams and events are those of the current GPU
+            stack.enter_context(torch.cuda.device(device))
+        stack.enter_context(generators_given_back(torch.device(device)))
+        session = _begin(data, folder, chosen, module, team, stack, resume=resume, overwrite=overwrite, quiet=quiet)
+        stack.enter_context(deterministic_kernels())
+        session.run(asked)
     if asked.received is not None and session.trainer.step < session.plan.total_steps:
-        raise Interrupted(folder, asked.exit_code, told=world.is_main)
+        raise Interrupted(folder, asked.exit_code, told=team.is_main)
     return Run(folder)
 
 
@@ -131,7 +116,7 @@ def _begin(
     folder: Path,
     config: PretrainConfig,
     module: nn.Module | None,
-    world: World,
+    team: Team,
     held: ExitStack,
     *,
     resume: bool,
@@ -141,13 +126,13 @@ def _begin(
     source = (
         data if isinstance(data, Source) else open_source(data, split=config.data.split, channels=config.data.channels)
     )
-    plan = make_plan(config, source, world_size=world.size, local_rank=world.local_rank)
-    check_ranks_agree("the settings or the data", {**plan.to_dict(), **OF_EACH_RANK, "config": config_to_dict(config)})
+    plan = make_plan(config, source, world_size=team.size, local_rank=team.local_rank)
+    team.check_agree("the settings or the data", {**plan.to_dict(), **OF_EACH_RANK, "config": config_to_dict(config)})
     with placing(plan.device):
-        session = _Session(folder, config, plan, source, module, world, quiet=quiet or not world.is_main)
-    if world.is_main:  # only now: settings that cannot be built must not replace an earlier run
+        session = _Session(folder, config, plan, source, module, team, quiet=quiet or not team.is_main)
+    if team.is_main:  # only now: settings that cannot be built must not replace an earlier run
         _prepare_folder(folder, config, plan, held, resume=resume, overwrite=overwrite)
-    from_main(None)  # nobody looks into the folder before it is ready
+    team.barrier()  # nobody looks into the folder before it is ready
     if resume:
         with placing(plan.device):
             session.restore()
@@ -228,15 +213,15 @@ class _Session:
         plan: Plan,
         source: Source,
         module: nn.Module | None,
-        world: World,
+        team: Team,
         *,
         quiet: bool,
     ) -> None:
-        self.folder, self.config, self.plan, self.source, self.world = folder, config, plan, source, world
+        self.folder, self.config, self.plan, self.source, self.team = folder, config, plan, source, team
         self.display = ProgressDisplay(total_steps=plan.total_steps, steps_per_epoch=plan.steps_per_epoch, quiet=quiet)
         train_rows, held_rows = split_indices(config, source)
         self.reference = _rows(source, train_rows) if plan.kind == "table" else None
-        self.trainer = Trainer(config, plan, encoder=module, reference=self.reference, rank=world.rank)
+        self.trainer = Trainer(config, plan, encoder=module, reference=self.reference, rank=team.rank)
         self.loader = self._open_loader(train_rows)  # before the room is measured: it may keep the data on the device
         shapes = view_shapes(resolve_recipe(plan.recipe), plan)
         self.room = Room(config, plan, self.trainer.unsharded, self.trainer.method, shapes)
@@ -245,13 +230,13 @@ class _Session:
         self.told: str | None = None
         self.started, self.earlier_s = time.time(), 0.0
         validator = Validator(source, train_rows, held_rows, self.trainer) if len(held_rows) else None
-        self.validator = validator if world.is_main else None
+        self.validator = validator if team.is_main else None
         self.resume_step: int | None = None
         self.gathering_s = 0.0  # that the state of the last checkpoint took to come together
 
     def _agreed_micro_batch(self) -> int | None:
         """The smallest of all ranks': they must go through the network the same number of times."""
-        sizes = [size for size in gather(self.room.micro_batch()) if size is not None]
+        sizes = [size for size in self.team.gather(self.room.micro_batch()) if size is not None]
         return min(sizes, default=None)
 
     def _open_loader(self, rows: np.ndarray) -> Loader:
@@ -263,8 +248,8 @@ class _Session:
             self.plan.local_batch,
             maker=self.trainer.cutter,
             seed=self.config.training.seed,
-            rank=self.world.rank,
-            world_size=self.world.size,
+            rank=self.team.rank,
+            world_size=self.team.size,
             workers=self.plan.workers,
             cache=self.config.data.cache,
             device=self.plan.device,
@@ -283,13 +268,13 @@ class _Session:
             if self.validator:
                 self.validator.history = list(state["validations"])
         self.resume_step = self.trainer.step if state is not None else None
-        check_ranks_agree(f"the checkpoint that {self.folder} holds", self.resume_step)
+        self.team.check_agree(f"the checkpoint that {self.folder} holds", self.resume_step)
 
     def run(self, asked: SignalFlag) -> None:
         """Train to the end, or until asked to stop; leaves checkpoint, encoder and status behind."""
         self._announce()
         with ExitStack() as stack:
-            log = stack.enter_context(self._logs()) if self.world.is_main else _ignore
+            log = stack.enter_context(self._logs()) if self.team.is_main else _ignore
             writer = CheckpointWriter(self.folder / CHECKPOINTS, self.config.output.keep_checkpoints)
             hooks = Hooks(
                 log=log,
@@ -309,7 +294,7 @@ class _Session:
                 self._keep_fault(found.fault)
             self._await(writer)
         whole = self.trainer.whole()
-        if self.world.is_main and whole:
+        if self.team.is_main and whole:
             self._finish("finished" if complete else "interrupted", whole[0])
 
     def _takes_part_in_validation(self) -> bool:
@@ -319,21 +304,21 @@ class _Session:
     def _pause(self, writer: CheckpointWriter) -> float:
         """Only the process that writes knows how long it takes; the others wait for it."""
         longest = 60 * self.config.output.checkpoint_minutes
-        return pause(self.gathering_s + writer.took_s, longest) if self.world.is_main else math.inf
+        return pause(self.gathering_s + writer.took_s, longest) if self.team.is_main else math.inf
 
     def _agree_now(self, due: bool) -> bool:
         """What only the main rank does it decides; where all must take part, they agree every few steps."""
         if not self.trainer.sharded:
             return due
-        return self.trainer.step % AGREE_EVERY == 0 and bool(largest(int(due)))
+        return self.trainer.step % AGREE_EVERY == 0 and bool(self.team.largest(int(due)))
 
     def _asked_to_stop(self, asked: SignalFlag) -> bool:
         """Alone at every step; ranks agree every few steps, since they must stop at the same one."""
-        if self.world.size == 1:
+        if self.team.size == 1:
             return asked.received is not None
         if self.trainer.step % AGREE_EVERY and self.trainer.step < self.plan.total_steps:
             return False
-        number = largest(asked.received or 0)
+        number = self.team.largest(asked.received or 0)
         if number:
             asked.received = signal.Signals(number)  # every rank ends as the one that was asked
         return number > 0
@@ -346,7 +331,7 @@ class _Session:
     def _fault(self, wait: bool) -> Fault | None:
         """The quantities are global: the main rank sees what all have. Sharded ranks look together, every few steps."""
         if not self.trainer.sharded:
-            return self.trainer.watch.poll(wait=wait) if self.world.is_main else None
+            return self.trainer.watch.poll(wait=wait) if self.team.is_main else None
         known = wait or self._agree_now(self.trainer.watch.poll() is not None)
         return self.trainer.watch.poll(wait=True) if known else None
 
@@ -359,7 +344,7 @@ class _Session:
         kept |= {"reference": self.reference, "micro_batch": self.trainer.micro_batch}
         names = ", ".join(str(self.source.keys[i]) for i in batch.ids[:3].tolist())
         advice = "lower --lr, or set --clip"
-        if self.world.is_main:
+        if self.team.is_main:
             try:
                 save_replay(self.folder, fault, batch=kept, state=state)
                 advice = f"batch and state are kept: run `barlow replay {self.folder}`, or {advice}"
@@ -405,7 +390,7 @@ class _Session:
     def _checkpointing(self, writer: CheckpointWriter) -> Callable[[Meter], None]:
         def checkpoint(meter: Meter) -> None:
             self._check_finite(wait=True)  # or the state of a step after a fault would be kept as sound
-            if not self.world.is_main:
+            if not self.team.is_main:
                 if self.trainer.sharded:
                     self.trainer.state_dict()  # gives the main rank this one's parts
                 return
