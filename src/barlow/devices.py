@@ -1,4 +1,4 @@
-"""Devices by name."""
+"""Devices by name, and what they can do."""
 
 import torch
 
@@ -15,3 +15,11 @@ def known_device(name: str | torch.device) -> torch.device:
     if (device.index or 0) >= count.get(device.type, 0):
         raise InputError(f"device '{name}' is not available here; use --device cpu or auto")
     return device
+
+
+def has_fast_bfloat16(device: str | torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices natively, so that they are faster than float32 ones."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return kind == "cpu" and torch.cpu._is_avx512_bf16_supported()

@@ -11,9 +11,11 @@ from barlow.errors import InputError
 from barlow.training.optimizers import (
     LARS,
     OPTIMIZERS,
+    Muon,
     build_optimizer,
     clip_gradients,
     load_optimizer_state,
+    orthogonalise,
     parameter_groups,
     set_lr,
 )
@@ -69,6 +71,61 @@ def test_lars_equals_the_official_update_bit_for_bit_over_50_steps(weight_decay:
         official_lars_step(list(theirs.parameters()), momenta, rates, weight_decay)
     for name, p in ours.named_parameters():
         assert torch.equal(p, theirs.get_parameter(name)), name
+
+
+def literal_muon_step(params: list[nn.Parameter], momenta: dict[int, Tensor], lr: float, wd: float) -> None:
+    """Nesterov momentum 0.9 and five Newton-Schulz steps on each weight as a matrix, one tensor at a time."""
+    for k, p in enumerate(params):
+        if p.ndim == 1:
+            continue
+        assert p.grad is not None
+        momenta[k] = 0.9 * momenta.get(k, torch.zeros_like(p)) + p.grad
+        u = (p.grad + 0.9 * momenta[k]).reshape(p.shape[0], -1)
+        m, n = u.shape
+        x = u.T if m > n else u
+        x = x / (x.square().sum().sqrt() + 1e-7)
+        for _ in range(5):
+            x = 3.4445 * x - 4.7750 * (x @ x.T) @ x + 2.0315 * (x @ x.T) @ (x @ x.T) @ x
+        x = x.T if m > n else x
+        p.data = p.data - lr * wd * p.data - lr * max(1, m / n) ** 0.5 * x.reshape(p.shape)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_muon_equals_its_literal_update_on_filters_and_matrices_and_adamw_elsewhere(weight_decay: float) -> None:
+    ours, theirs = network().double(), network().double()
+    optimizer = build_optimizer("muon", parameter_groups(ours), lr=0.02, lr_biases=0.002, weight_decay=weight_decay)
+    adamw = torch.optim.AdamW([p for p in theirs.parameters() if p.ndim == 1], lr=0.002, weight_decay=0)
+    momenta: dict[int, Tensor] = {}
+    for step in range(20):
+        multiplier = (step + 1) / 20
+        gradients(ours, step)
+        gradients(theirs, step)
+        set_lr(optimizer, multiplier)
+        adamw.param_groups[0]["lr"] = 0.002 * multiplier
+        optimizer.step()
+        adamw.step()
+        literal_muon_step(list(theirs.parameters()), momenta, 0.02 * multiplier, weight_decay)
+    for name, p in ours.named_parameters():
+        torch.testing.assert_close(p, theirs.get_parameter(name), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (16, 40), (64, 8)])
+def test_orthogonalised_the_directions_stay_and_the_singular_values_come_near_one(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    result = u.mT @ orthogonalise(matrix) @ vh.mT
+    kept = s > s.max() / 50  # smaller ones have not arrived after five iterations
+    assert ((result.diagonal()[kept] > 0.6) & (result.diagonal()[kept] < 1.3)).all()
+    torch.testing.assert_close(result, torch.diag(result.diagonal()), rtol=0, atol=1e-9)
+
+
+def test_the_rate_of_muon_does_not_depend_on_the_scale_of_the_gradient() -> None:
+    weights = [nn.Parameter(torch.zeros(4, 6, dtype=torch.float64)) for _ in range(2)]
+    gradient = torch.randn(4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for weight, scale in zip(weights, (1.0, 1e6), strict=True):
+        weight.grad = gradient * scale
+        Muon([weight], lr=0.1).step()
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-6, atol=0)
 
 
 def test_lars_given_one_flat_list_still_spares_biases_and_norms() -> None:

@@ -15,7 +15,7 @@ import torchvision
 from barlow.config import PretrainConfig, flag
 from barlow.data import Description, Source, describe, holdout_split
 from barlow.data.memory import available_processors
-from barlow.devices import known_device
+from barlow.devices import has_fast_bfloat16, known_device
 from barlow.errors import InputError
 from barlow.models import Preprocess
 from barlow.training.schedules import LARS_BIAS_LR, lars_lr, scaled_lr
@@ -206,10 +206,8 @@ def choose_precision(name: str, device: str, kind: str = "image") -> str:
     """bfloat16 where the hardware multiplies it natively, else float32; small networks on a CPU gain nothing."""
     if name != "auto":
         return name
-    if device.startswith("cuda"):
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    gains = device == "cpu" and kind == "image" and torch.cpu._is_avx512_bf16_supported()
-    return "bfloat16" if gains else "float32"
+    gains = device.startswith("cuda") or kind == "image"
+    return "bfloat16" if gains and has_fast_bfloat16(device) else "float32"
 
 
 def choose_workers(given: int | None, about: Description) -> int:
