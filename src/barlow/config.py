@@ -42,10 +42,12 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ViewsConfig:
-    """How two views of a sample are made."""
+    """How the views of a sample are made."""
 
     recipe: str = "auto"
     """augmentation recipe by name, or a TOML file"""
+    views: int | None = None
+    """views of each sample, the recipe's in turn; as many as the recipe has (two)"""
 
 
 @dataclass(frozen=True)
@@ -104,11 +106,11 @@ class OptimizerConfig:
     """How the weights move."""
 
     optimizer: str = "adamw"
-    """adamw, adam, sgd, or lars (the paper's)"""
+    """muon, adamw, adam, sgd, or lars (the paper's)"""
     lr: float | None = None
     """peak learning rate for a global batch of 256, scaled with the batch; LARS: the paper's table"""
     lr_biases: float | None = None
-    """the same for biases and norms; LARS .0048, else as lr"""
+    """the same for biases and norms; LARS .0048, Muon a tenth of lr, else as lr"""
     weight_decay: float = 1e-6
     """weight decay; never on biases and norms"""
     warmup_epochs: float = 10.0
@@ -253,6 +255,7 @@ METHODS = (
 )
 # Methods with nothing to train or to keep beside encoder and projector: these can be sharded, and cut in micro-batches.
 LEAN_METHODS = ("barlow-twins", "mixed-barlow-twins", "simclr", "vicreg")
+MULTI_VIEW = ("barlow-twins", "mixed-barlow-twins")
 TAKEN_BY: dict[str, tuple[str, ...]] = {
     "mix_global": ("mixed-barlow-twins",),
     "variant": ("barlow-twins",),
@@ -261,17 +264,18 @@ TAKEN_BY: dict[str, tuple[str, ...]] = {
     "stop_gradient": ("barlow-twins",),
     "target_ema": ("barlow-twins", "moco-v2", "byol", "dino"),
 }
-ADDED_LATER = frozenset({*TAKEN_BY, "head", "projector_norm"})
+ADDED_LATER = frozenset({*TAKEN_BY, "head", "projector_norm", "views"})
 CHOICES: dict[str, tuple[str, ...]] = {
     "method": METHODS,
     "head": ("mlp", "rbf"),
     "form": get_args(Form),
     "stem": ("auto", "small", "standard"),
-    "optimizer": ("adamw", "adam", "sgd", "lars"),
+    "optimizer": ("muon", "adamw", "adam", "sgd", "lars"),
     "precision": ("auto", "float32", "bfloat16"),
     "cache": get_args(Cache),
 }
 LOWEST: dict[str, float] = {
+    "views": 2,
     "image_size": 2,
     "channels": 1,
     "holdout": 0,
@@ -308,6 +312,8 @@ def _validate(config: PretrainConfig) -> None:
             raise InputError(f"{flag(name)} must be more than 0, got {value}")
     _validate_shares(config)
     _validate_method(config.objective)
+    if config.views.views not in (None, 2) and config.objective.method not in MULTI_VIEW:
+        raise InputError(f"--method {config.objective.method} takes two views; {_those(MULTI_VIEW)} more")
     _validate_projector(config.model)
     for name in config.output.trackers:
         if name not in TRACKERS:
@@ -318,7 +324,12 @@ def _validate_shares(config: PretrainConfig) -> None:
     for name, decay in (("ema", config.model.ema), ("target_ema", config.objective.target_ema)):
         if decay is not None and not 0 < decay < 1:
             raise InputError(f"{flag(name)} must lie between 0 and 1, got {decay}")
-    for other, used in (("ema", config.model.ema is not None), ("compile", config.training.compile)):
+    ema, muon = config.model.ema is not None, config.optimizer.optimizer == "muon"
+    for other, used in (
+        ("ema", ema),
+        ("compile", config.training.compile),
+        ("optimizer", muon),
+    ):
         if config.training.fsdp and used:
             raise InputError(f"--fsdp does not go with {flag(other)}; leave one of them out")
     micro = config.training.micro_batch

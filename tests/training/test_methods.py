@@ -362,3 +362,21 @@ def test_a_baseline_learns_the_digits_without_collapse_and_beats_the_random_enco
     assert after["rankme"] > 8  # of 32; of a constant encoder it is 1
     assert run.health()["relative_spread"] > 0.1
     assert "collapsed" not in run.health()["verdict"]["state"]
+
+
+@pytest.mark.parametrize("method", ["barlow-twins", "mixed-barlow-twins"])
+def test_asking_for_more_views_is_as_a_recipe_that_has_them(method: str, tmp_path: Path) -> None:
+    recipe = tmp_path / "three.toml"
+    recipe.write_text('base = "digits"\n[[views]]\ncount = 3\n')
+    settings: dict[str, Any] = {"batch_size": 64, "epochs": 1, "log_every": 1, "method": method}
+    asked = pretrain("digits", tmp_path / "asked", recipe="digits", views=3, encoder=Narrow(), quiet=True, **settings)
+    written = pretrain("digits", tmp_path / "written", recipe=str(recipe), encoder=Narrow(), quiet=True, **settings)
+    losses, expected = ([line["loss"] for line in run.metrics("step")] for run in (asked, written))
+    two = pretrain("digits", tmp_path / "two", recipe="digits", encoder=Narrow(), quiet=True, **settings)
+    assert losses == expected
+    assert losses != [line["loss"] for line in two.metrics("step")]
+
+
+def test_more_views_are_refused_for_a_method_of_two() -> None:
+    with pytest.raises(InputError, match="--method simclr takes two views"):
+        config_from_settings({"method": "simclr", "views": 4})

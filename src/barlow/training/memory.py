@@ -25,7 +25,7 @@ from barlow.data.memory import group_rooms, local_ranks
 from barlow.models.sync_norm import GlobalBatchNorm
 from barlow.training.gradient_cache import part_sizes
 
-STATES_PER_WEIGHT = {"adamw": 2, "adam": 2, "lars": 1, "sgd": 1}
+STATES_PER_WEIGHT = {"muon": 1, "adamw": 2, "adam": 2, "lars": 1, "sgd": 1}
 # Share of the free memory that tensors can fill. Measured on the CPU, where glibc's allocator fragments: ResNet-18 at
 # 32 px, batch 96, took 1.23 (channels last) and 1.43 times the estimate, and 1.04 times with every tensor in a mapping
 # of its own (tests/training/test_memory.py). GPUs keep some for workspaces.

@@ -1,6 +1,7 @@
 """What a run will do: the settings, completed by what the data and the hardware say, before anything is built."""
 
 import dataclasses
+import math
 import os
 import platform
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from barlow.data.memory import available_processors
 from barlow.devices import has_fast_bfloat16, known_device
 from barlow.errors import InputError
 from barlow.models import Preprocess
-from barlow.training.schedules import LARS_BIAS_LR, lars_lr, scaled_lr
+from barlow.training.schedules import LARS_BIAS_LR, REFERENCE_BATCH, lars_lr, scaled_lr
 from barlow.views import Recipe, get_recipe, recipe_from_toml
 
 SMALLEST_VIEW = 16  # below this, four stages of stride 2 leave nothing
@@ -32,6 +33,7 @@ ADAPTIVE_LR = 0.01  # AdamW, Adam; peak rate for a batch of 256, as the released
 # SimSiam has no slow network to hold its targets: at the others' rate it comes close to constant embeddings.
 ADAPTIVE_LR_OF = {"simsiam": 0.002}
 SGD_LR = 0.05
+MUON_LR = 0.06  # for a batch of 256; every singular value of a step is about 1, so one rate serves all widths
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,10 @@ def choose_lambd(config: PretrainConfig) -> float:
 def choose_lr(config: PretrainConfig) -> tuple[float, float]:
     """Peak rates of weights and of biases, scaled by the global batch."""
     given, batch = config.optimizer, config.training.batch_size
+    if given.optimizer == "muon":
+        # Steps of fixed size average noise over the batch, so the rate grows with its root, not with itself.
+        lr = (MUON_LR if given.lr is None else given.lr) * math.sqrt(batch / REFERENCE_BATCH)
+        return lr, lr / 10 if given.lr_biases is None else given.lr_biases * math.sqrt(batch / REFERENCE_BATCH)
     if given.optimizer == "lars":
         base, biases = lars_lr(batch), LARS_BIAS_LR
     else:

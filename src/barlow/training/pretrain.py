@@ -223,7 +223,7 @@ class _Session:
         self.reference = _rows(source, train_rows) if plan.kind == "table" else None
         self.trainer = Trainer(config, plan, encoder=module, reference=self.reference, rank=team.rank)
         self.loader = self._open_loader(train_rows)  # before the room is measured: it may keep the data on the device
-        shapes = view_shapes(resolve_recipe(plan.recipe), plan)
+        shapes = view_shapes(resolve_recipe(plan.recipe).with_views(config.views.views), plan)
         self.room = Room(config, plan, self.trainer.unsharded, self.trainer.method, shapes)
         self.trainer.micro_batch = self._agreed_micro_batch()
         self.meter = Meter()

@@ -137,7 +137,7 @@ class Trainer:
     def _build_maker(self, reference: Tensor | None) -> ViewMaker | SignalViewMaker | TableViewMaker:
         plan = self.plan
         return view_maker(
-            resolve_recipe(plan.recipe),
+            resolve_recipe(plan.recipe).with_views(self.config.views.views),
             image_size=plan.image_size,
             mean=plan.mean,
             std=plan.std,

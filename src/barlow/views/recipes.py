@@ -1,5 +1,6 @@
 """Recipes: how the views of a sample are made, as data: a frozen dataclass per view, by name, keyword or TOML."""
 
+import itertools
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -146,6 +147,13 @@ class Recipe:
     @property
     def view_count(self) -> int:
         return sum(view.count for view in self.views)
+
+    def with_views(self, count: int | None) -> "Recipe":
+        """The recipe with `count` views, its own in turn; None: as it is."""
+        if count is None:
+            return self
+        singles = [replace(view, count=1) for view in self.views for _ in range(view.count)]
+        return replace(self, views=tuple(itertools.islice(itertools.cycle(singles), count)))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `recipe_from_dict` reads them back."""
