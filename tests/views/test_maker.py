@@ -158,11 +158,31 @@ def test_the_recipe_none_is_the_normalised_image(patches: Tensor) -> None:
         assert torch.allclose(maker().unnormalise(view), patches.float() / 255, atol=1e-6)
 
 
-def test_float_images_in_the_unit_range_give_the_views_of_uint8_images(patches: Tensor) -> None:
-    make = maker(get_recipe("imagenet", interpolation="bilinear"))
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_float_images_in_the_unit_range_give_the_views_of_uint8_images(patches: Tensor, interpolation: str) -> None:
+    make = maker(get_recipe("imagenet", interpolation=interpolation))
     ids = torch.arange(len(patches))
     for a, b in zip(make(patches, ids, 0), make(patches.float() / 255, ids, 0), strict=True):
         assert torch.allclose(a, b, atol=2e-4)
+
+
+def test_large_float_images_give_the_views_of_uint8_images_to_a_level(photos: list[Tensor]) -> None:
+    """Cuts of uint8 images are rounded and clipped along one axis, then along the other, which shows in few pixels."""
+    recipe = get_recipe("imagenet", interpolation="bicubic", grayscale=0.0, hue=0.0, saturation=0.0, blur=0.0)
+    make = maker(recipe, size=64, mean=(0.0,) * 3, std=(1.0,) * 3)
+    sharp = torch.stack(photos) // 128 * 255  # from black to white at once: bicubic crops overshoot both
+    pixels = sharp.float() / 255
+
+    def streamed(images: Tensor) -> list[Tensor]:
+        """As a loader's workers make them: cut one by one, finished together."""
+        cuts = [make.cut(image, make.boxes(i, 0, *image.shape[1:])) for i, image in zip((4, 9), images, strict=True)]
+        return make.finish([torch.stack(views) for views in zip(*cuts, strict=True)], torch.tensor([4, 9]), 0)
+
+    for views in (lambda images: make(images, torch.tensor([4, 9]), 0), streamed):
+        for a, b in zip(views(sharp), views(pixels), strict=True):
+            apart = 255 * (a - b).abs()
+            assert apart.median() < 0.1
+            assert apart.quantile(0.99) < 6
 
 
 def test_float_images_beyond_the_unit_range_keep_their_range(patches: Tensor) -> None:

@@ -75,4 +75,5 @@ def _maker(run: Run, source: Source) -> ViewMaker | None:
         mean=facts["mean"],
         std=facts["std"],
         seed=run.config.training.seed,
+        value_range=tuple(facts.get("value_range", (0.0, 1.0))),
     )

@@ -253,8 +253,9 @@ def _displayable(images: Tensor) -> Tensor:
     """uint8 `[N, 3, H, W]` of any image values: the first three channels, floats stretched over their 1-99 % range."""
     shown = images[:, :3] if images.shape[1] >= 3 else images[:, :1].expand(-1, 3, -1, -1)
     if shown.dtype != torch.uint8:
-        low, high = (float(edge) for edge in np.percentile(shown[:256].numpy(), (1, 99)))
-        shown = ((shown - low) / max(high - low, 1e-12) * 255).round().clamp(0, 255).to(torch.uint8)
+        some = shown[:: math.ceil(len(shown) / 256)]  # from the first to the last: images may be sorted by class
+        low, high = (float(edge) for edge in np.percentile(some.numpy(), (1, 99)))
+        shown = ((shown - low) / (high - low if high > low else 1.0) * 255).round().clamp(0, 255).to(torch.uint8)
     return shown.contiguous()
 
 

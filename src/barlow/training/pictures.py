@@ -26,7 +26,14 @@ def draw_views(
         raise InputError(f"{source.name} holds {source.kind} samples; only views of images can be drawn")
     settings = {"recipe": recipe, "image_size": image_size, "seed": seed, "batch_size": 2, "holdout": 0.0}
     plan = make_plan(config_from_settings(settings), source)
-    maker = view_maker(resolve_recipe(plan.recipe), image_size=plan.image_size, mean=plan.mean, std=plan.std, seed=seed)
+    maker = view_maker(
+        resolve_recipe(plan.recipe),
+        image_size=plan.image_size,
+        mean=plan.mean,
+        std=plan.std,
+        seed=seed,
+        value_range=plan.value_range,
+    )
     assert isinstance(maker, ViewMaker)  # the recipes of images make it
     rows = _readable(source, samples, seed)
     return grid([source.read(i) for i in rows], maker, out, ids=rows, epochs=2)

@@ -73,6 +73,8 @@ class Plan:
     workers: int
     spatial: tuple[int, int]
     """median height and width of the data, in pixels"""
+    value_range: tuple[float, float] = (0.0, 1.0)
+    """values that float images show as black and as white"""
 
     def preprocess(self) -> Preprocess:
         """The transform of evaluation that belongs to these views."""
@@ -113,7 +115,7 @@ def make_plan(config: PretrainConfig, source: Source, *, world_size: int = 1, lo
         image_size=size,
         channels=channels,
         mean=_per_channel("mean", config.data.mean, about.mean, channels),
-        std=_per_channel("std", config.data.std, about.std, channels),
+        std=_per_channel("std", config.data.std, unit_of_each_channel(about.mean, about.std), channels),
         scale=255.0 if about.dtype == "uint8" else 1.0,
         recipe=config.views.recipe if config.views.recipe != "auto" else choose_recipe(source, about, channels, size),
         encoder=config.model.encoder if config.model.encoder != "auto" else ENCODERS[source.kind],
@@ -130,12 +132,13 @@ def make_plan(config: PretrainConfig, source: Source, *, world_size: int = 1, lo
         precision=choose_precision(config.training.precision, device, source.kind),
         workers=choose_workers(config.data.workers, about),
         spatial=(about.height, about.width),
+        value_range=about.value_range,
     )
 
 
 def plan_from_dict(facts: Mapping[str, Any]) -> Plan:
     """The plan inside a run's facts."""
-    values: dict[str, Any] = {field.name: facts[field.name] for field in dataclasses.fields(Plan)}
+    values: dict[str, Any] = {f.name: facts[f.name] for f in dataclasses.fields(Plan) if f.name in facts}
     tuples: dict[str, Any] = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
     return Plan(**{**values, **tuples})
 
@@ -160,6 +163,17 @@ def choose_image_size(about: Description) -> int:
     if side <= LARGE_SIZES[0]:
         return max(SMALLEST_VIEW, side)
     return max(size for size in LARGE_SIZES if size <= side)
+
+
+def unit_of_each_channel(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[float, ...]:
+    """What each channel is divided by: its standard deviation, on whatever scale the data has.
+
+    A constant channel has none, and must not divide by zero. It gets its own value instead, or where that is 0 the
+    largest deviation of the others. Constant is what varies by less than a float32 at the mean can show.
+    """
+    spare = max(std) or 1.0
+    resolution = float(np.finfo(np.float32).eps)
+    return tuple(s if s > resolution * abs(m) else abs(m) or spare for m, s in zip(mean, std, strict=True))
 
 
 def choose_recipe(source: Source, about: Description, channels: int, size: int) -> str:
@@ -249,8 +263,8 @@ def _per_channel(
     values = tuple(found) if given is None else given
     if len(values) != channels:
         raise InputError(f"{flag(name)} needs one value for each of {channels} channels, got {len(values)}")
-    if name == "std":
-        if given is not None and not all(value > 0 for value in given):
-            raise InputError(f"--std must be more than 0 in every channel, got {list(given)}")
-        return tuple(max(value, 1e-3) for value in values)  # a constant channel must not divide by zero
+    if not all(map(math.isfinite, values)):
+        raise InputError(f"{flag(name)} must be finite in every channel, got {list(values)}")
+    if name == "std" and not all(value > 0 for value in values):
+        raise InputError(f"--std must be more than 0 in every channel, got {list(values)}")
     return values

@@ -483,7 +483,7 @@ class _Session:
         if self.source.note:
             say(f"data       {self.source.note}")
         say(f"data       {plan.data_name}: {plan.n_train:,} samples to train on{held}; {labels}")
-        mean, std = (" ".join(f"{value:.3f}" for value in values) for values in (plan.mean, plan.std))
+        mean, std = (" ".join(f"{value:.3g}" for value in values) for values in (plan.mean, plan.std))
         say(f"views      recipe {plan.recipe}, {size}{plan.channels} channels, mean {mean}, std {std}")
         weights = sum(p.numel() for p in self.trainer.network.encoder.parameters())
         architecture = self.trainer.network.encoder.architecture

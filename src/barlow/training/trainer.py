@@ -143,6 +143,7 @@ class Trainer:
             std=plan.std,
             seed=self.config.training.seed,
             reference=reference,
+            value_range=plan.value_range,
             dtype=torch.bfloat16 if plan.precision == "bfloat16" else torch.float32,
         )
 

@@ -20,11 +20,13 @@ def view_maker(
     seed: int,
     image_size: int | None = None,
     reference: Tensor | None = None,
+    value_range: tuple[float, float] = (0.0, 1.0),
     dtype: torch.dtype = torch.float32,
 ) -> ViewMaker | SignalViewMaker | TableViewMaker:
     """The maker for a recipe of images (which needs `image_size`), signals, or table rows (with `reference` rows).
 
-    `mean` and `std` per channel or feature; their number is the number of channels or features.
+    `mean` and `std` per channel or feature; their number is the number of channels or features. `value_range` is of
+    float images, as in `ViewMaker`.
     """
     channels = len(mean)
     if recipe.kind == "signal":
@@ -42,5 +44,6 @@ def view_maker(
         mean=mean,
         std=std,
         seed=seed,
+        value_range=value_range,
         dtype=dtype,
     )

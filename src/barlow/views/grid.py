@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -44,7 +45,7 @@ def _title(maker: ViewMaker) -> str:
 
 
 def _row(image: Tensor, maker: ViewMaker, sample: int, epochs: int) -> list[Image.Image]:
-    low, high = (0.0, 255.0) if image.dtype == torch.uint8 else _range(image)
+    low, high = (0.0, 255.0) if image.dtype == torch.uint8 else _range(image, maker.value_range)
     pictures = [_original(_picture(image, low, high))]
     for epoch in range(epochs):
         cuts = maker.cut(image, maker.boxes(sample, epoch, image.shape[1], image.shape[2]))
@@ -54,12 +55,12 @@ def _row(image: Tensor, maker: ViewMaker, sample: int, epochs: int) -> list[Imag
     return pictures
 
 
-def _range(image: Tensor) -> tuple[float, float]:
-    """Black and white of a float image: [0, 1] for images within, else the 1st and the 99th percentile."""
-    if image.min() >= 0 and image.max() <= 1:
-        return 0.0, 1.0
-    low, high = torch.quantile(image.float().flatten()[:1_000_000], torch.tensor([0.01, 0.99])).tolist()
-    return low, max(high, low + 1e-6)
+def _range(image: Tensor, value_range: tuple[float, float]) -> tuple[float, float]:
+    """Black and white of a float image: the maker's for images within, else the 1st and the 99th percentile."""
+    if value_range[0] <= image.min() and image.max() <= value_range[1]:
+        return value_range
+    low, high = np.percentile(image.numpy(), (1, 99)).tolist()
+    return (low, high) if low < high else (low, low + 1.0)
 
 
 def _picture(image: Tensor, low: float, high: float) -> Image.Image:

@@ -1,5 +1,6 @@
 """ViewMaker: uint8 images and sample ids in, normalised views out."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -70,21 +71,25 @@ class ViewMaker:
         mean: Sequence[float],
         std: Sequence[float],
         seed: int,
+        value_range: tuple[float, float] = (0.0, 1.0),
         dtype: torch.dtype = torch.float32,
     ) -> None:
         """`mean` and `std` per channel: of image / 255 for uint8 images, on their own scale for float images.
 
-        Float images in [0, 1] are taken as they are; others are mapped to [0, 1] by their own range for the colour
-        ops. Raises InputError when the recipe does not suit the channels.
+        `value_range` holds the values of float images that the colour ops take for black and white; the range of a
+        view that goes beyond is widened to its own. Raises InputError when the recipe does not suit the channels.
         """
         _check_channels(recipe, channels)
         check_statistics(mean, std, channels)
         if image_size < 2:
             raise InputError(f"image_size must be at least 2 pixels, got {image_size}.")
+        if not -math.inf < value_range[0] < value_range[1] < math.inf:
+            raise InputError(f"value_range must be two numbers, low and high, got {list(value_range)}.")
         self.recipe = recipe
         self.image_size = image_size
         self.channels = channels
         self.seed = seed
+        self.value_range = value_range
         self.dtype = dtype
         self._mean = torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1)
         self._std = torch.tensor(std, dtype=torch.float32).view(-1, 1, 1)
@@ -120,7 +125,11 @@ class ViewMaker:
 
     def cut(self, image: Tensor, boxes: Sequence[Box], scale: float = 1.0) -> list[Tensor]:
         """The cuts [C, h, w] of one image [C, H, W], decoded at `scale` times its full size, in the image's dtype."""
-        return [geometry.cut(image, box, scale) for box in boxes]
+        cuts = [geometry.cut(image, box, scale) for box in boxes]
+        if image.dtype == torch.uint8:
+            return cuts
+        low, high = _widened(self.value_range, image[None])  # bicubic resampling overshoots
+        return [cut.clamp(low[0], high[0]) for cut in cuts]
 
     def finish(self, cuts: Sequence[Tensor], ids: Tensor, epoch: int) -> list[Tensor]:
         """Views of stacked cuts [B, C, h, w], one tensor per view: colour, blur, normalisation."""
@@ -151,8 +160,12 @@ class ViewMaker:
         ]
         merged = replace(boxes[0], fields=torch.cat([b.fields for b in boxes]))
         if images.device.type != "cpu" or max(height, width, merged.size) <= _MATRIX_LIMIT:
-            return partial(_resample, images, merged)
-        return partial(_cut, images, merged.to_list())
+            fetch: _Fetch = partial(_resample, images, merged)
+        else:
+            fetch = partial(_cut, images, merged.to_list())
+        if images.dtype == torch.uint8:
+            return fetch
+        return partial(_clipped, fetch, *_widened(self.value_range, images))
 
     def _finish(self, fetch: _Fetch, images: Tensor, stream: Stream, members: Sequence[int]) -> dict[int, Tensor]:
         """Colour and normalise what `fetch` gives, a cache-sized chunk of views at a time."""
@@ -214,7 +227,8 @@ class ViewMaker:
         mean, std = (of.to(x.device, non_blocking=True) for of in (self._mean, self._std))
         if source == torch.uint8:
             return 255.0, 255.0 * mean, 255.0 * std
-        low, span = _own_range(x)
+        low, high = _widened(self.value_range, x)
+        span = high - low
         x.sub_(low).div_(span)
         return 1.0, (mean - low) / span, std / span
 
@@ -332,11 +346,13 @@ def _check_channels(recipe: Recipe, channels: int) -> None:
 
 
 def check_statistics(mean: Sequence[float], std: Sequence[float], channels: int) -> None:
-    """Raise InputError unless there is one mean and one positive std per channel."""
+    """Raise InputError unless there is one finite mean and one finite, positive std per channel."""
     if len(mean) != channels or len(std) != channels:
         raise InputError(f"mean and std need {channels} values, one per channel; got {len(mean)} and {len(std)}.")
-    if not all(s > 0 for s in std):
-        raise InputError(f"std must be positive, got {list(std)}.")
+    if not all(map(math.isfinite, mean)):
+        raise InputError(f"mean must be finite, got {list(mean)}.")
+    if not all(0 < s < math.inf for s in std):
+        raise InputError(f"std must be positive and finite, got {list(std)}.")
 
 
 def _orders(view: ViewRecipe) -> list[tuple[str, ...]]:
@@ -360,11 +376,18 @@ def _factor(stream: Stream, op: str, strength: Tensor) -> Tensor:
     return stream.between(op, (1.0 - strength).clamp(min=0.0), 1.0 + strength).float()
 
 
-def _own_range(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Lowest value and span [n, 1, 1, 1] of float images: 0 and 1 for an image within [0, 1]."""
-    low = x.amin(dim=(1, 2, 3), keepdim=True).clamp_(max=0.0)
-    high = x.amax(dim=(1, 2, 3), keepdim=True).clamp_(min=1.0)
-    return low, high - low
+def _widened(value_range: tuple[float, float], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Lowest and highest value [B, 1, 1, 1] of each image [B, C, H, W], or those of the range where that is wider."""
+    low = x.amin(dim=(1, 2, 3), keepdim=True).clamp_(max=value_range[0])
+    high = x.amax(dim=(1, 2, 3), keepdim=True).clamp_(min=value_range[1])
+    return low, high
+
+
+def _clipped(fetch: _Fetch, low: Tensor, high: Tensor, index: Tensor, x: Tensor) -> Tensor:
+    """Crops without the overshoot of bicubic resampling, within the bounds [B, 1, 1, 1] of the images."""
+    x = fetch(index, x)
+    which = (index % len(low)).to(x.device, non_blocking=True)
+    return torch.clamp(x, low[which], high[which], out=x)
 
 
 def _apply(mask: Tensor, x: Tensor, op: Callable[[Tensor, Tensor], Tensor]) -> None:
