@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -97,3 +98,26 @@ def test_one_class_and_features_that_are_not_finite_are_refused() -> None:
     x[0, 0] = np.nan
     with pytest.raises(InputError, match="NaN"):
         fit_linear(x, np.array([0, 0, 1, 1]), c=1.0)
+
+
+def digits_features() -> tuple[np.ndarray, np.ndarray]:
+    """Random rectified features [800, 128] of digits, in which classes can be separated."""
+    x, y = load_digits(return_X_y=True)
+    rng = np.random.default_rng(0)
+    return np.maximum(x[:800] @ rng.standard_normal((64, 128)), 0) + 0.1 * rng.standard_normal((800, 128)), y[:800]
+
+
+@pytest.mark.parametrize("data", ["separable", "overlapping"])
+def test_predictions_equal_scikit_learns_at_a_large_c(data: str) -> None:
+    x, y = digits_features() if data == "separable" else blobs(1000, 6, 30, 4.0, 0)
+    half = len(x) // 2
+    scaler = StandardScaler().fit(x[:half])
+    reference = LogisticRegression(C=100, tol=1e-9, max_iter=20_000).fit(scaler.transform(x[:half]), y[:half])
+    probe = fit_linear(x[:half], y[:half], c=100.0)
+    assert probe.converged
+    assert (probe.predict(x[half:]) == reference.predict(scaler.transform(x[half:]))).all()
+
+
+def test_a_fit_that_runs_out_of_iterations_says_so() -> None:
+    x, y = blobs(100, 3, 5, 1.0, 0)
+    assert not fit_linear(x, y, c=1.0, max_iterations=2).converged
