@@ -10,6 +10,7 @@ evaluations/         one JSON per protocol and data set
 report.html          the page
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -21,6 +22,9 @@ from barlow.config import PretrainConfig, config_from_dict
 from barlow.errors import InputError
 from barlow.files import read_json, write_json
 from barlow.models import Encoder, load_encoder
+
+MOST_BYTES = 200
+"""Bytes of a result's names in the name of its file; file systems allow 255 with hash and ending."""
 
 CONFIG, FACTS, METRICS, HEALTH = "config.json", "run.json", "metrics.jsonl", "health.json"
 
@@ -88,9 +92,19 @@ class Run:
         return [read_json(file) for file in sorted((self.path / "evaluations").glob("*.json"))]
 
     def save_evaluation(self, result: Mapping[str, Any]) -> Path:
-        """Write one result as `evaluations/<protocol>-<data>.json`, replacing an earlier one of the same name."""
-        stem = "-".join(re.sub(r"[^A-Za-z0-9._]+", "-", str(result[key])).strip("-.") for key in ("protocol", "data"))
+        """Write one result as `evaluations/<protocol>-<data>.json`, replacing an earlier one of both.
+
+        Letters of any script stay. Where that file holds a result of other names, which differ only in what a file's
+        name leaves out, a hash of the names follows.
+        """
+        names = [str(result[key]) for key in ("protocol", "data")]
+        stem = "-".join(re.sub(r"[^\w.]+", "-", name).strip("-.") for name in names)
+        stem = stem.encode(errors="ignore")[:MOST_BYTES].decode(errors="ignore")
         file = self.path / "evaluations" / f"{stem}.json"
+        earlier = read_json(file) if file.is_file() else result
+        if [str(earlier.get(key)) for key in ("protocol", "data")] != names:
+            digest = hashlib.sha256("\n".join(names).encode(errors="surrogatepass")).hexdigest()[:8]
+            file = file.with_name(f"{stem}-{digest}.json")
         write_json(file, result)
         return file
 
