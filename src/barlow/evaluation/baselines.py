@@ -11,11 +11,15 @@ from torch.nn import functional as F
 
 from barlow.data import Source
 from barlow.errors import InputError
-from barlow.evaluation.features import extract, preprocess_of
+from barlow.evaluation.features import BATCH_SIZE, device_of, extract, preprocess_of, read_images
+from barlow.evaluation.frozen import eval_mode
 from barlow.models import Architecture, Encoder, build_encoder
 
 PIXEL_SIDE = 32
 """Larger images are averaged down to this many pixels a side before their pixels are used as features."""
+
+CALIBRATION_IMAGES = 2048
+"""Training images whose BatchNorm statistics an untrained network is given."""
 
 
 class Pixels(nn.Module):
@@ -90,6 +94,31 @@ def random_init(encoder: Encoder, *, seed: int = 0) -> Encoder:
             )
     fresh.preprocess = preprocess_of(encoder)
     return fresh.eval()
+
+
+def calibrate(encoder: Encoder, source: Source, indices: NDArray[np.int64], *, seed: int, workers: int = 0) -> Encoder:
+    """Set the BatchNorm statistics of `encoder` to those of the *training* samples `indices`; weights stay.
+
+    A network that was never trained still has mean 0 and variance 1 there, which its activations do not have: as it
+    is, it would be a worse network than random weights make. Of many samples, `CALIBRATION_IMAGES` drawn from `seed`.
+    """
+    layers = [part for part in encoder.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    rows = np.random.default_rng(seed).permutation(indices)[:CALIBRATION_IMAGES]
+    size = min(BATCH_SIZE, len(rows))
+    with eval_mode(encoder), torch.no_grad():
+        momenta = [layer.momentum for layer in layers]
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.momentum = None  # the plain average over batches
+            layer.train()
+        preprocess = preprocess_of(encoder)
+        for start in range(0, len(rows) - size + 1, size) if layers else ():
+            images, _ = read_images(source, rows[start : start + size], preprocess, workers=workers)
+            if len(images) > 1:
+                encoder(preprocess(torch.cat(images).to(device_of(encoder))))
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+    return encoder
 
 
 def _redraw(module: nn.Module) -> nn.Module:
