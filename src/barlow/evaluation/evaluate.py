@@ -104,12 +104,27 @@ def split_data(data: Data, *, channels: int, held_out: float, seed: int, run: Ru
     """Training and evaluation samples: the data's own test split; else what `run` held out, where this is the data it
     was trained on; else a seeded, stratified split.
 
-    Raises InputError where there are no labels, or all are the same.
+    Raises InputError where there are no labels, or all are the same, or no class of the evaluation samples is among
+    those of the training samples.
     """
     splits = _split_data(data, channels, held_out, seed, run)
-    if len(np.unique(splits.train.labels)) < 2:
+    trained = np.unique(splits.train.labels)
+    if len(trained) < 2:
         raise InputError(f"'{splits.train.source.name}' has labelled samples of one class only: nothing to tell apart")
+    if not len(splits.test) or not np.isin(splits.test.labels, trained).any():
+        fitted, scored = (_class_names(part) for part in (splits.train, splits.test))
+        raise InputError(
+            f"no class of the {len(splits.test)} samples to score ({scored}) is among those to fit on ({fitted}), so "
+            "every answer would be wrong: name the classes of both splits alike, or give two or more samples of each"
+        )
     return splits
+
+
+def _class_names(part: Subset) -> str:
+    """The first few classes of the samples, by name where they have one."""
+    numbers, names = np.unique(part.labels), part.source.classes
+    shown = [str(number) if names is None else names[number] for number in numbers[:3]]
+    return ", ".join([*shown, "..."] if len(numbers) > 3 else shown) or "none"
 
 
 def _split_data(data: Data, channels: int, held_out: float, seed: int, run: Run | None) -> Splits:
