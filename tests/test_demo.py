@@ -10,7 +10,7 @@ import pytest
 from sklearn.manifold import TSNE
 
 from barlow.cli import main
-from barlow.demo import COLUMNS, METHODS, PROTOCOLS, run_demo
+from barlow.demo import METHODS, PROTOCOLS, run_demo
 from barlow.evaluation import Linear, Result
 from barlow.run import Run
 from barlow.training.pretrain import Interrupted
@@ -24,7 +24,7 @@ def test_the_demo_measures_both_methods_beside_both_baselines_and_writes_a_page(
     monkeypatch.setattr("barlow.demo.PROTOCOLS", quick)
     monkeypatch.setattr("barlow.report.gallery.TSNE", partial(TSNE, max_iter=250))
     results: list[Result] = run_demo(tmp_path, epochs=2, batch_size=256, projector=(64, 64))
-    assert len(results) == 2 * len(COLUMNS)
+    assert len(results) == 2 * len(PROTOCOLS)
     for result in results:
         assert set(result.baselines) == {"raw-pixels", "random-init"}
         assert (result.n, result.split) == (359, "the data's own: fitted on train, scored on test")
@@ -35,7 +35,7 @@ def test_the_demo_measures_both_methods_beside_both_baselines_and_writes_a_page(
     assert {e["protocol"] for e in stored[0]} == {result.protocol for result in results}
     assert [e["baselines"] for e in stored[0]] == [e["baselines"] for e in stored[1]]
     shown = capsys.readouterr().out
-    for name in ("raw pixels", "Barlow Twins", "k-NN", "linear", "1-shot", "5-shot"):
+    for name in ("raw pixels", "Barlow Twins", "k 20, T", "linear", "1-shot", "5-shot"):
         assert name in shown
     assert f"report: {tmp_path / 'report.html'}\n" in shown
     page = (tmp_path / "report.html").read_text()

@@ -9,12 +9,11 @@ from rich.console import Console
 from barlow.evaluation import KNN, FewShot, Linear, Result, evaluate
 from barlow.report import report
 from barlow.run import Run
-from barlow.tables import comparison
+from barlow.tables import BOLD, INTERVALS, comparison, score_of
 from barlow.training.pretrain import pretrain
 
 DATA = "digits"
 PROTOCOLS = (KNN(), Linear(), FewShot(1), FewShot(5))
-COLUMNS = ("k-NN", "linear", "1-shot k-NN", "5-shot k-NN")
 SETTINGS: dict[str, Any] = {
     "encoder": "resnet10-narrow",
     "projector": (512, 512),
@@ -45,7 +44,8 @@ def run_demo(
         results.append(_measured(runs[-1], seed, results[0] if results else None))
     console.print(_table(results))
     first = results[0][0]
-    console.print(f"{first.n} digits scored, {first.split}; 95% intervals, few-shot over {FewShot().draws} draws")
+    console.print(f"{first.n} digits scored, {first.split}; few-shot: mean of {FewShot().draws} draws")
+    console.print(f"{INTERVALS}. {BOLD} in its column")
     page = report([run.path for run in runs], out=out / "report.html")
     console.print(f"report: {page}", markup=False, soft_wrap=True)
     return [result for per_run in results for result in per_run]
@@ -65,12 +65,10 @@ def _measured(run: Run, seed: int, other: list[Result] | None) -> list[Result]:
 def _table(results: list[list[Result]]) -> Any:
     plain = results[0]
     baselines = [(name, [result.baselines.get(key) for result in plain]) for key, name in BASELINES.items()]
-    trained = [(NAMES[method], [_score(r) for r in per_run]) for method, per_run in zip(METHODS, results, strict=True)]
-    return comparison(COLUMNS, [*baselines, *trained])
+    trained = [
+        (NAMES[method], [score_of(r) for r in per_run]) for method, per_run in zip(METHODS, results, strict=True)
+    ]
+    return comparison([result.title for result in plain], [*baselines, *trained])
 
 
-BASELINES = {"raw-pixels": "raw pixels", "random-init": "random-init encoder"}
-
-
-def _score(result: Result) -> dict[str, Any]:
-    return {"value": result.value, "interval": result.interval}
+BASELINES = {"raw-pixels": "raw pixels", "random-init": "random-init encoder, 3 seeds"}

@@ -107,7 +107,7 @@ def _score(run: Run) -> str:
     if best is None:
         return ""
     unit = "%" if is_percent(best["metric"]) else ""
-    return f"{protocol_name(best['protocol'])} {amount(best['value'], best['metric'])}{unit} on {best['data']}"
+    return f"{protocol_name(best)} {amount(best['value'], best['metric'])}{unit} on {best['data']}"
 
 
 def open_image(content: bytes) -> Image.Image:

@@ -6,9 +6,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from barlow.evaluation import Result
+from barlow.evaluation import Result, best_of
 
-Scores = Mapping[str, Any]  # value and interval
+Scores = Mapping[str, Any]  # value, interval, and what each image contributes
+
+INTERVALS = "95% intervals cover the choice of test images (few-shot: of labelled ones), not the training seed"
+BOLD = "Bold: ahead of every other by a paired test on the same images"
 
 
 def print_results(results: Sequence[Result], console: Console | None = None) -> None:
@@ -17,34 +20,36 @@ def print_results(results: Sequence[Result], console: Console | None = None) -> 
     baselines = list(dict.fromkeys(name for result in results for name in result.baselines))
     table = Table("protocol", "metric", *[name.replace("-", " ") for name in baselines], "this encoder")
     for result in results:
-        beside = [cell(result.baselines.get(name)) for name in baselines]
-        own = cell({"value": result.value, "interval": result.interval})
-        table.add_row(result.protocol, result.metric, *beside, f"[bold]{own}[/bold]")
+        scores = [*(result.baselines.get(name) for name in baselines), score_of(result)]
+        table.add_row(result.title, result.metric, *_marked(scores))
     shown.print(table)
     first = results[0]
     plain: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}  # names and paths stay as they are
     shown.print(f"{first.data}: {first.n} scored, {first.split}", **plain)
+    shown.print(f"{INTERVALS}. {BOLD} in its row", **plain)
     for warning in dict.fromkeys(warning for result in results for warning in result.warnings):
         shown.print(f"warning: {warning}", **plain)
 
 
 def comparison(columns: Sequence[str], rows: Iterable[tuple[str, Sequence[Scores | None]]]) -> Table:
-    """Encoders down, protocols across; the best of every column stands out."""
-    listed = [(name, list(scores)) for name, scores in rows]
-    best = [
-        max((scores[i]["value"] for _, scores in listed if scores[i] is not None), default=None)  # type: ignore[index]
-        for i in range(len(columns))
-    ]
+    """Encoders down, protocols across; of every column the best stands out where the images tell that it is."""
+    names, scores = zip(*rows, strict=True)
+    cells = zip(*[_marked(column) for column in zip(*scores, strict=True)], strict=True)
     table = Table("", *columns)
-    for name, scores in listed:
-        cells = [_marked(score, top) for score, top in zip(scores, best, strict=True)]
-        table.add_row(name, *cells)
+    for name, row in zip(names, cells, strict=True):
+        table.add_row(name, *row)
     return table
 
 
-def _marked(score: Scores | None, best: float | None) -> str:
-    text = cell(score)
-    return f"[bold]{text}[/bold]" if score is not None and score["value"] == best else text
+def _marked(scores: Sequence[Scores | None]) -> list[str]:
+    """The cells of scores of one protocol, the best in bold where it is ahead of every other one."""
+    best = best_of(scores)
+    return [f"[bold]{cell(score)}[/bold]" if i == best else cell(score) for i, score in enumerate(scores)]
+
+
+def score_of(result: Result) -> Scores:
+    """What of a result is compared with others, as its baselines hold it."""
+    return {"value": result.value, "interval": result.interval, "per_image": result.per_image}
 
 
 def cell(score: Scores | None) -> str:

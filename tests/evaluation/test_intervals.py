@@ -5,7 +5,8 @@ import pytest
 from scipy import stats
 
 from barlow.errors import InputError
-from barlow.evaluation import bootstrap_interval, mean_interval
+from barlow.evaluation import bootstrap_interval, mean_interval, wilson_interval
+from barlow.evaluation.intervals import image_interval
 
 
 def test_bootstrap_equals_the_literal_resampling_of_rows() -> None:
@@ -16,24 +17,37 @@ def test_bootstrap_equals_the_literal_resampling_of_rows() -> None:
     np.testing.assert_allclose(found, (low, high), atol=0.03)
 
 
-def test_ninety_five_of_a_hundred_intervals_hold_the_truth() -> None:
-    rng = np.random.default_rng(3)
-    intervals = [bootstrap_interval(rng.random(400) < 0.8, seed=i, resamples=400) for i in range(300)]
-    share = np.mean([low <= 0.8 <= high for low, high in intervals])
-    assert 0.91 <= share <= 0.98
+@pytest.mark.parametrize("n", [200, 359, 1000])
+@pytest.mark.parametrize("p", [0.5, 0.8, 0.9, 0.95, 0.985])
+def test_wilsons_interval_covers_what_it_states(n: int, p: float) -> None:
+    # exact: every count of right answers, weighted by its probability
+    counts = np.flatnonzero(stats.binom.pmf(np.arange(n + 1), n, p) > 1e-9)
+    intervals = [wilson_interval(np.arange(n) < count) for count in counts]
+    held = np.array([low <= p <= high for low, high in intervals])
+    assert 0.93 <= (held * stats.binom.pmf(counts, n, p)).sum() <= 0.97
+
+
+def test_wilsons_interval_is_the_formula_and_has_a_width_where_all_are_right() -> None:
+    z, n, share = stats.norm.ppf(0.975), 40, 0.75
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    margin = z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    np.testing.assert_allclose(wilson_interval(np.arange(n) < 30), (centre - margin, centre + margin))
+    np.testing.assert_allclose(wilson_interval(np.ones(20)), (20 / (20 + z**2), 1.0))
+
+
+def test_shares_of_right_answers_get_wilson_and_everything_else_the_bootstrap() -> None:
+    right = np.random.default_rng(5).random(100) < 0.9
+    assert image_interval(right, seed=0) == (wilson_interval(right), "Wilson score over test images")
+    values = np.random.default_rng(6).random(100)
+    interval, name = image_interval(values, seed=3)
+    assert interval == bootstrap_interval(values, seed=3)
+    assert name.startswith("bootstrap")
 
 
 def test_the_same_seed_gives_the_same_interval() -> None:
     values = np.random.default_rng(4).random(50)
     assert bootstrap_interval(values, seed=1) == bootstrap_interval(values, seed=1)
     assert bootstrap_interval(values, seed=1) != bootstrap_interval(values, seed=2)
-
-
-@pytest.mark.parametrize("n", [1, 20, 1000])
-def test_all_right_gets_the_exact_binomial_bound_instead_of_no_width(n: int) -> None:
-    exact = stats.binomtest(n, n).proportion_ci(0.95, method="exact")
-    np.testing.assert_allclose(bootstrap_interval(np.ones(n), seed=0), (exact.low, 1.0), atol=1e-9)
-    np.testing.assert_allclose(bootstrap_interval(np.zeros(n), seed=0), (0.0, 1 - exact.low), atol=1e-9)
 
 
 def test_mean_interval_is_students() -> None:
@@ -46,3 +60,5 @@ def test_mean_interval_is_students() -> None:
 def test_no_values_are_refused() -> None:
     with pytest.raises(InputError, match="at least one value"):
         bootstrap_interval([], seed=0)
+    with pytest.raises(InputError, match="at least one value"):
+        wilson_interval([])

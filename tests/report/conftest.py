@@ -54,7 +54,7 @@ def evaluation(protocol: str, value: float, low: float, high: float, **baselines
         "n_train": 4321,
         "split": "20% held out",
         "seed": 0,
-        "settings": {"k": 200},
+        "settings": {"k": 200, "temperature": 0.5} if protocol.startswith("knn") else {},
         "wall_s": 1.5,
         "encoder_hash": "ab" * 32,
         "baselines": {

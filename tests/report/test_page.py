@@ -9,9 +9,11 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from barlow.errors import InputError
+from barlow.evaluation.paired import pack
 from barlow.report import report, write_report
 from barlow.report.evidence import facts_list
 from barlow.run import Run
@@ -192,6 +194,33 @@ def test_a_score_is_judged_against_its_strongest_baseline(
     strongest = {"raw-pixels": {"value": 0.505, "interval": [0.49, 0.52]}, "random-init": {"value": 0.1}}
     run.save_evaluation(result | {"protocol": "linear", "baselines": strongest})
     assert f": {words}" in page_of(run, tmp_path=tmp_path).text
+
+
+def test_two_settings_of_knn_are_never_one_row_or_one_name(make_run: MakeRun, tmp_path: Path) -> None:
+    old, new = make_run("old", pictures=False), make_run("new", pictures=False)
+    result = next(e for e in new.evaluations() if e["protocol"] == "knn")
+    new.save_evaluation(result | {"value": 0.75, "settings": {"k": 20, "temperature": 0.07}})
+    text = page_of(old, new, tmp_path=tmp_path).text
+    assert re.search(r"k-NN \(k 200, T 0\.5\) accuracy, % on .{,80}? 55\.0 50\.0 to 60\.0 . 30\.0", text)
+    assert re.search(r"k-NN \(k 20, T 0\.07\) accuracy, % on .{,80}? . 75\.0", text)
+    assert "k-NN (k 20, T 0.07) accuracy while training" in text
+
+
+def test_runs_are_told_apart_by_a_paired_test_and_only_then_one_is_marked(make_run: MakeRun, tmp_path: Path) -> None:
+    right = np.arange(300) >= 20
+    answers = {"one": right, "two": right & (np.arange(300) < 285), "three": np.roll(right, 40)}
+    runs = {name: make_run(name, pictures=False) for name in answers}
+    for name, run in runs.items():
+        kept = {"value": float(answers[name].mean()), "interval": [0.8, 0.99], "baselines": {}}
+        packed = pack(answers[name], [str(i) for i in range(300)])
+        run.save_evaluation(run.evaluations()[-1] | kept | {"protocol": "linear", "per_image": packed})
+    apart = page_of(runs["one"], runs["two"], tmp_path=tmp_path)
+    assert "one is ahead of two, 5.0 points, p < 0.001 (McNemar, exact)" in apart.text
+    assert "<b>93.3</b>" in apart.raw
+    alike = page_of(runs["one"], runs["three"], tmp_path=tmp_path)
+    assert "one cannot be told from three, 0.0 points, p 1 (McNemar, exact)" in alike.text
+    assert "<b>93.3</b>" not in alike.raw
+    assert "not the training seed" in alike.text
 
 
 def test_no_runs_or_too_many_are_one_clear_line(make_run: MakeRun, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from barlow.errors import InputError
 from barlow.evaluation.intervals import mean_interval
-from barlow.evaluation.knn import knn_predict
+from barlow.evaluation.knn import TEMPERATURE, knn_predict, unit_rows
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.int64]
@@ -16,9 +16,6 @@ Method = Literal["knn", "ridge"]
 
 DRAWS = 20
 """Draws of labelled samples that are averaged."""
-
-SHOT_TEMPERATURE = 0.07
-"""Temperature of the n-shot k-NN vote; k is the number of shots."""
 
 RIDGE = 1.0
 """Penalty of the ridge classifier, for feature rows of length one."""
@@ -31,6 +28,8 @@ class FewShotScore:
     accuracies: tuple[float, ...]
     mean: float
     interval: tuple[float, float]
+    right: NDArray[np.bool_]
+    """per draw and test row [R, M], whether the row got its class"""
 
 
 def draw_shots(y: Ints, shots: int, seed: int) -> Ints:
@@ -55,17 +54,12 @@ def draw_shots(y: Ints, shots: int, seed: int) -> Ints:
 def ridge_predict(train_x: Floats, train_y: Ints, test_x: Floats, *, penalty: float = RIDGE) -> Ints:
     """One-against-all ridge regression on rows of length one, in the dual (few samples, many features) [M]."""
     classes, target = np.unique(train_y, return_inverse=True)
-    train, test = _unit_rows(train_x), _unit_rows(test_x)
+    train, test = (unit_rows(x, "cpu", np.float64).numpy() for x in (train_x, test_x))
     mean, rate = train.mean(axis=0), np.eye(len(classes))[target]
     train, test = train - mean, test - mean
     gram = train @ train.T + penalty * np.eye(len(train))
     weight = train.T @ np.linalg.solve(gram, rate - rate.mean(axis=0))
     return np.asarray(classes[(test @ weight + rate.mean(axis=0)).argmax(axis=1)], dtype=np.int64)
-
-
-def _unit_rows(x: Floats) -> NDArray[np.float64]:
-    wide = x.astype(np.float64)
-    return np.asarray(wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12))
 
 
 def few_shot(
@@ -83,13 +77,15 @@ def few_shot(
 
     The interval, cut to what an accuracy can be, speaks of the draws alone: the test set is the same for all of them.
     """
-    accuracies = []
+    answers = []
     for draw in range(draws):
         rows = draw_shots(train_y, shots, seed + draw)
         if method == "ridge":
             predicted = ridge_predict(train_x[rows], train_y[rows], test_x)
         else:
-            predicted = knn_predict(train_x[rows], train_y[rows], test_x, k=shots, temperature=SHOT_TEMPERATURE)
-        accuracies.append(float((predicted == test_y).mean()))
+            predicted = knn_predict(train_x[rows], train_y[rows], test_x, k=shots, temperature=TEMPERATURE)
+        answers.append(predicted == test_y)
+    right = np.stack(answers)
+    accuracies = right.mean(axis=1).tolist()
     low, high = mean_interval(accuracies)
-    return FewShotScore(tuple(accuracies), float(np.mean(accuracies)), (max(low, 0.0), min(high, 1.0)))
+    return FewShotScore(tuple(accuracies), float(np.mean(accuracies)), (max(low, 0.0), min(high, 1.0)), right)

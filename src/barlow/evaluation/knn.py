@@ -11,8 +11,11 @@ from barlow.errors import InputError
 Floats = NDArray[np.floating]
 Ints = NDArray[np.int64]
 
-K, TEMPERATURE = 200, 0.5
-"""Neighbours and temperature of Mixed Barlow Twins' evaluation; DINO's are 20 and 0.07."""
+K, TEMPERATURE = 20, 0.07
+"""Neighbours and temperature wherever none are given, DINO's (arXiv 2104.14294): they suit small classes too."""
+
+MIXED_K, MIXED_TEMPERATURE = 200, 0.5
+"""Those of Mixed Barlow Twins' evaluation (arXiv 2312.02151), for CIFAR's 5,000 images per class."""
 
 BANK_BLOCK = 16384
 """Bank rows that are converted to float32 and normalised at a time."""
@@ -32,9 +35,15 @@ def check_sizes(bank: Floats, queries: Floats, k: int) -> None:
         raise InputError(f"k is {k}, but the bank has {len(bank)} samples: choose k from 1 to {len(bank)}")
 
 
-def unit_rows(rows: Floats, device: torch.device | str) -> Tensor:
-    """A copy in float32 with rows of length one [n, F]; a row of zeros stays zeros (similarity 0 to all)."""
-    return F.normalize(torch.as_tensor(np.array(rows, dtype=np.float32)).to(device), dim=1, eps=1e-12)
+def unit_rows(rows: Floats, device: torch.device | str, dtype: type[np.floating] = np.float32) -> Tensor:
+    """A copy with rows of length one [n, F]; a row of zeros stays zeros (similarity 0 to all).
+
+    Raises InputError for features that are not finite: they would all count as equally near.
+    """
+    units = F.normalize(torch.as_tensor(np.array(rows, dtype=dtype)).to(device), dim=1, eps=1e-12)
+    if not torch.isfinite(units.sum()):
+        raise InputError("the features hold NaN or infinity: check the encoder that made them")
+    return units
 
 
 def nearest(

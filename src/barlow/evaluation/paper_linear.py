@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from barlow.evaluation.intervals import bootstrap_interval
 from barlow.evaluation.supervised import Optimisation, fit_classifier
-from barlow.evaluation.task import Score, Task
+from barlow.evaluation.task import Score, Task, accuracy
 from barlow.views import ViewRecipe
 
 OFFICIAL = Optimisation(epochs=100, batch_size=256, optimizer="sgd", lr_head=0.3, weight_decay=1e-6, decay="cosine")
@@ -39,11 +38,8 @@ class PaperLinear:
         """Accuracy; top-5 and the mean over classes in the details."""
         trained = fit_classifier(task, task.train_set, self.how, seed=task.seed, drifting=self.drifting)
         found = trained.answers(task)
-        right = found.right
         settings = {
             **self.how.settings(len(task.train_set)),
             "encoder_mode": "train (drifting)" if self.drifting else "eval",
         }
-        interval = bootstrap_interval(right, seed=task.seed)
-        labelled = len(task.train_set)
-        return Score("accuracy", float(right.mean()), interval, len(right), labelled, settings, found.details)
+        return accuracy(found, len(task.train_set), settings, seed=task.seed)

@@ -7,14 +7,14 @@ import numpy as np
 
 from barlow.errors import InputError
 from barlow.evaluation.accuracy import Answers, answers
-from barlow.evaluation.few_shot import DRAWS, RIDGE, SHOT_TEMPERATURE, Method, few_shot
-from barlow.evaluation.intervals import bootstrap_interval
-from barlow.evaluation.knn import TEMPERATURE, K, knn_predict, nearest
+from barlow.evaluation.few_shot import DRAWS, RIDGE, Method, few_shot
+from barlow.evaluation.intervals import image_interval
+from barlow.evaluation.knn import MIXED_K, MIXED_TEMPERATURE, TEMPERATURE, K, knn_predict, nearest
 from barlow.evaluation.linear import C_GRID, HELD_OUT, choose_c, fit_linear
 from barlow.evaluation.paper_linear import RELEASED_MIXED, PaperLinear
 from barlow.evaluation.retrieval import average_precision, recall_at
 from barlow.evaluation.semi_supervised import SemiSupervised, fine_tuning
-from barlow.evaluation.task import EvaluationProtocol, Score, Task
+from barlow.evaluation.task import EvaluationProtocol, Score, Task, accuracy
 
 ON_FEATURES = ("raw-pixels", "pca-pixels", "random-init")
 """Baselines that have features like any encoder."""
@@ -22,7 +22,7 @@ ON_FEATURES = ("raw-pixels", "pca-pixels", "random-init")
 
 @dataclass(frozen=True)
 class KNN:
-    """Weighted k-NN; `KNN()` is Mixed Barlow Twins' setting, `KNN(20, 0.07)` DINO's."""
+    """Weighted k-NN; `KNN()` is DINO's setting, `KNN(200, 0.5)` Mixed Barlow Twins'."""
 
     k: int = K
     temperature: float = TEMPERATURE
@@ -30,10 +30,11 @@ class KNN:
 
     @property
     def name(self) -> str:
-        return "knn" if self == KNN() else f"knn-k{self.k}-t{self.temperature:g}"
+        named = {(K, TEMPERATURE): "knn", (MIXED_K, MIXED_TEMPERATURE): "knn-mixed"}
+        return named.get((self.k, self.temperature), f"knn-k{self.k}-t{self.temperature:g}")
 
     def score(self, task: Task) -> Score:
-        """Accuracy; k is at most the number of training samples."""
+        """Accuracy; k is at most the number of training samples. Warns where k is more than the smallest class."""
         k = min(self.k, len(task.train))
         predicted = knn_predict(
             task.train.x,
@@ -44,7 +45,12 @@ class KNN:
             device=task.device,
         )
         settings = {"k": k, "temperature": self.temperature, "similarity": "cosine", "vote": "exp(similarity / T)"}
-        return _accuracy(task, Answers(task.test.labels, predicted == task.test.labels), settings)
+        smallest = int(np.unique(task.train.labels, return_counts=True)[1].min())
+        words = f"k is {k}, but the smallest class has {smallest} training images"
+        warning = f"{words}, so that every vote counts images of other classes"
+        found = Answers(task.test.labels, predicted == task.test.labels)
+        warnings = (warning,) if k > smallest else ()
+        return accuracy(found, len(task.train), settings, seed=task.seed, warnings=warnings)
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,10 @@ class Linear:
         probe = fit_linear(x, y, c=c, device=task.device)
         chosen = {"c_grid": list(C_GRID), "c_held_out_share_of_train": HELD_OUT} if self.c is None else {}
         settings = {"c": c, "solver": "L-BFGS", "features": "standardised", **chosen}
-        return _accuracy(task, answers(probe.scores(task.test.x), probe.classes, task.test.labels), settings)
+        found = answers(probe.scores(task.test.x), probe.classes, task.test.labels)
+        warning = f"the probe at C = {c:g} ran out of iterations before it converged"
+        warnings = () if probe.converged else (warning,)
+        return accuracy(found, len(x), settings, seed=task.seed, warnings=warnings)
 
 
 @dataclass(frozen=True)
@@ -91,11 +100,11 @@ class FewShot:
             method=self.method,
             seed=task.seed,
         )
-        own = {"k": self.shots, "temperature": SHOT_TEMPERATURE} if self.method == "knn" else {"penalty": RIDGE}
+        own = {"k": self.shots, "temperature": TEMPERATURE} if self.method == "knn" else {"penalty": RIDGE}
         settings = {"shots": self.shots, "draws": self.draws, "interval": "Student t over draws", **own}
         labelled = self.shots * len(np.unique(train_y))
         details = {"per_draw": list(found.accuracies)}
-        return Score("accuracy", found.mean, found.interval, len(test_y), labelled, settings, details)
+        return Score("accuracy", found.mean, found.interval, len(test_y), labelled, settings, details, found.right)
 
 
 @dataclass(frozen=True)
@@ -118,20 +127,15 @@ class Retrieval:
             raise InputError("no test image has a class of the training split: there is nothing to retrieve")
         found = {k: recall_at(bank.labels, queries.labels, rows, k)[there] for k in ks}
         recall = {f"recall@{k}": float(right.mean()) for k, right in found.items()}
-        interval = bootstrap_interval(known, seed=task.seed)
-        settings = {"similarity": "cosine", "queries": "test", "gallery": "train", "ranking": "whole gallery"}
-        return Score("mAP", float(known.mean()), interval, len(known), len(bank), settings, recall)
-
-
-def _accuracy(task: Task, found: Answers, settings: dict[str, object]) -> Score:
-    right, labelled = found.right, len(task.train)
-    interval = bootstrap_interval(right, seed=task.seed)
-    return Score("accuracy", float(right.mean()), interval, len(right), labelled, settings, found.details)
+        interval, method = image_interval(known, seed=task.seed)
+        ranking = {"similarity": "cosine", "queries": "test", "gallery": "train", "ranking": "whole gallery"}
+        settings = {**ranking, "interval": method}
+        return Score("mAP", float(known.mean()), interval, len(known), len(bank), settings, recall, known)
 
 
 PROTOCOLS: dict[str, tuple[EvaluationProtocol, ...]] = {
     "knn": (KNN(),),
-    "knn-k20": (KNN(20, 0.07),),
+    "knn-mixed": (KNN(MIXED_K, MIXED_TEMPERATURE),),
     "linear": (Linear(),),
     "few-shot": (FewShot(1), FewShot(5)),
     "few-shot-ridge": (FewShot(1, "ridge"), FewShot(5, "ridge")),

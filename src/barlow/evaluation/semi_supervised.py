@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from barlow.errors import InputError
 from barlow.evaluation.few_shot import draw_shots
-from barlow.evaluation.intervals import bootstrap_interval
+from barlow.evaluation.intervals import image_interval
 from barlow.evaluation.supervised import Optimisation, fit_classifier
 from barlow.evaluation.task import Score, Subset, Task
 
@@ -61,24 +61,25 @@ class SemiSupervised:
         return "fine-tune" if self.fraction == 1 else f"semi-supervised-{100 * (self.fraction or 0):g}%"
 
     def score(self, task: Task) -> Score:
-        """Mean accuracy; the interval resamples test images, each with its share of right answers over the repeats."""
+        """Mean accuracy; the interval is over test images, each with its share of right answers over the repeats."""
         y, found, labelled = task.train_set.labels, [], 0
         for seed in range(task.seed, task.seed + self.repeats):
             rows = label_rows(y, fraction=self.fraction, per_class=self.per_class, seed=seed)
             part, labelled = Subset(task.train_set.source, task.train_set.indices[rows]), len(rows)
             found.append(fit_classifier(task, part, self.how, seed=seed).answers(task))
         shares = np.mean([repeat.right for repeat in found], axis=0)
-        interval = bootstrap_interval(shares, seed=task.seed)
+        interval, method = image_interval(shares, seed=task.seed)
         own = {"fraction": self.fraction, "per_class": self.per_class, "repeats": self.repeats}
         settings = {
             **self.how.settings(labelled),
             **own,
-            "interval": "bootstrap over test images",
+            "interval": method,
             "encoder_mode": "train",
         }
         means = {name: float(np.mean([repeat.details[name] for repeat in found])) for name in found[0].details}
         details = {"per_repeat": [float(repeat.right.mean()) for repeat in found], **means}
-        return Score("accuracy", float(shares.mean()), interval, len(shares), labelled, settings, details)
+        right = np.stack([repeat.right for repeat in found]).squeeze(axis=0 if self.repeats == 1 else ())
+        return Score("accuracy", float(shares.mean()), interval, len(shares), labelled, settings, details, right)
 
 
 def fine_tuning(how: Optimisation = OFFICIAL, **changes: float) -> SemiSupervised:

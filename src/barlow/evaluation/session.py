@@ -9,14 +9,16 @@ from typing import Any, TypedDict
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from barlow.data import Source, holdout_split, open_source
 from barlow.errors import InputError, suggest
-from barlow.evaluation.baselines import PIXEL_SIDE, principal_pixels, random_init, raw_pixels
-from barlow.evaluation.features import BATCH_SIZE, choose_device, preprocess_of
+from barlow.evaluation.baselines import PIXEL_SIDE, calibrate, principal_pixels, random_init, raw_pixels
+from barlow.evaluation.features import BATCH_SIZE, choose_device, device_of, preprocess_of
 from barlow.evaluation.frozen import frozen
 from barlow.evaluation.intervals import LEVEL
 from barlow.evaluation.overlap import content_hashes, overlap
+from barlow.evaluation.paired import pack
 from barlow.evaluation.task import EvaluationProtocol, Ints, Score, Subset, Task
 from barlow.models import Encoder, load_encoder
 from barlow.run import Run
@@ -24,10 +26,14 @@ from barlow.run import Run
 BASELINES: dict[str, Callable[[Encoder, Subset, int], Encoder]] = {
     "raw-pixels": lambda encoder, train, seed: raw_pixels(encoder),
     "pca-pixels": lambda encoder, train, seed: principal_pixels(encoder, train.source, train.indices),
-    "random-init": lambda encoder, train, seed: random_init(encoder, seed=seed),
+    "random-init": lambda encoder, train, seed: calibrate(
+        random_init(encoder, seed=seed).to(device_of(encoder)), train.source, train.indices, seed=seed
+    ),
 }
 """Encoders made from the one under test and the training split."""
 
+RANDOM_SEEDS = 3
+"""Random networks whose mean is the baseline of a frozen encoder."""
 
 COMPARED = 64
 """Samples whose content tells whether two sources are the same data."""
@@ -53,10 +59,27 @@ class Result:
     warnings: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
     finished: str = ""
+    per_image: Mapping[str, Any] = field(default_factory=dict)
+    """what was averaged, for `compare_scores`; empty where the metric is no mean over images"""
+
+    @property
+    def title(self) -> str:
+        """The protocol as people call it."""
+        return protocol_title(self.protocol, self.settings)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {**asdict(self), "interval": list(self.interval), "warnings": list(self.warnings)}
+
+
+def protocol_title(protocol: str, settings: Mapping[str, Any]) -> str:
+    """A protocol as people call it; a k-NN always with its k and T, without which it cannot be compared."""
+    name = {"linear": "linear probe", "knn": "k-NN"}.get(protocol, protocol)
+    k, temperature = settings.get("k"), settings.get("temperature")
+    if k is None or temperature is None:
+        return name
+    name = "k-NN" if protocol.startswith("knn") else f"{name} k-NN"
+    return f"{name} (k {k}, T {temperature:g})"
 
 
 @dataclass(frozen=True)
@@ -103,7 +126,7 @@ def measure(
     encoder = run if isinstance(run, Encoder) else load_encoder(run)
     target = choose_device(device)
     home = run_of(run)
-    warnings = _warnings(splits, home) if check_overlap else ()
+    warnings = _unknown_classes(splits) + (_warnings(splits, home) if check_overlap else ())
     base = Task(encoder.to(target), splits.train, splits.test, seed, batch_size, target, workers)
     results = []
     for result in Session(base, names, splits.words, warnings, check_overlap).measure(protocols):
@@ -140,7 +163,7 @@ class Session:
     split: str
     warnings: tuple[str, ...] = ()
     overlap_checked: bool = False
-    _tasks: dict[str, Task] = field(default_factory=dict)
+    _tasks: dict[tuple[str, int], Task] = field(default_factory=dict)
 
     def measure(self, protocols: Iterable[EvaluationProtocol]) -> Iterator[Result]:
         """One result per protocol. Raises RuntimeError if a protocol changed the encoder."""
@@ -154,19 +177,37 @@ class Session:
         """Scores of the baselines, and which were left out for what reason."""
         scores, missing = {}, []
         for name in (name for name in self.baselines if name in protocol.baselines):
+            # pixels as features mean a frozen encoder; a network that is trained anew for each seed would take too long
+            seeds = RANDOM_SEEDS if name == "random-init" and "raw-pixels" in protocol.baselines else 1
             try:
-                score, _ = _timed(protocol, self._task(name))
+                scores[name] = self._mean([protocol.score(self._task(name, seed)) for seed in range(seeds)])
             except InputError as error:
                 missing.append(f"baseline {name} left out: {error}")
-            else:
-                scores[name] = {"value": score.value, "interval": list(score.interval)}
         return scores, tuple(missing)
 
-    def _task(self, name: str) -> Task:
-        if name not in self._tasks:
-            encoder = BASELINES[name](self.task.encoder, self.task.train_set, self.task.seed)
-            self._tasks[name] = self.task.with_encoder(encoder)
-        return self._tasks[name]
+    def _mean(self, scores: Sequence[Score]) -> dict[str, Any]:
+        """The mean of one baseline's scores; its interval, as wide as theirs are on average, is over test images."""
+        values = [score.value for score in scores]
+        low, high = np.mean([score.interval for score in scores], axis=0).tolist()
+        found = {"value": float(np.mean(values)), "interval": [low, high]}
+        if len(scores) > 1:
+            found |= {"per_seed": values, "spread": float(np.std(values, ddof=1))}
+        each = [score.values for score in scores if score.values is not None]
+        mean = np.mean(each, axis=0) if len(each) > 1 else next(iter(each), None)
+        return found | {"per_image": self._packed(mean)}
+
+    def _packed(self, values: NDArray[Any] | None) -> dict[str, Any]:
+        """Values with what names their images; empty where an image is left out, so that positions would not fit."""
+        test = self.task.test_set
+        if values is None or values.shape[-1] != len(test):
+            return {}
+        return pack(values, [f"{test.source.keys[i]} {y}" for i, y in zip(test.indices, test.labels, strict=True)])
+
+    def _task(self, name: str, seed: int) -> Task:
+        if (name, seed) not in self._tasks:
+            encoder = BASELINES[name](self.task.encoder, self.task.train_set, self.task.seed + seed)
+            self._tasks[name, seed] = self.task.with_encoder(encoder)
+        return self._tasks[name, seed]
 
     def _result(
         self,
@@ -191,9 +232,10 @@ class Session:
             wall_s=round(wall, 3),
             encoder_hash=digest,
             baselines=beside,
-            warnings=self.warnings + self._unreadable() + missing,
+            warnings=self.warnings + self._unreadable() + score.warnings + missing,
             details=score.details,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
+            per_image=self._packed(score.values),
         )
 
     def _unreadable(self) -> tuple[str, ...]:
@@ -222,6 +264,16 @@ def _timed(protocol: EvaluationProtocol, task: Task) -> tuple[Score, float]:
     before, started = task.extraction_s, time.perf_counter()
     score = protocol.score(task)
     return score, time.perf_counter() - started + before
+
+
+def _unknown_classes(splits: Splits) -> tuple[str, ...]:
+    """A warning of scored samples whose class no training sample has, which no answer can get right."""
+    sources = splits.train.source, splits.test.source
+    if any(source.labels is None for source in sources):
+        return ()
+    unknown = int((~np.isin(splits.test.labels, splits.train.labels)).sum())
+    words = f"{unknown} of {len(splits.test)} evaluation images are of classes that the training split lacks"
+    return (f"{words}: they count as missed",) if unknown else ()
 
 
 def _warnings(splits: Splits, run: Run | None) -> tuple[str, ...]:

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from barlow.data import Source
 from barlow.errors import InputError
+from barlow.evaluation.accuracy import Answers
 from barlow.evaluation.features import BATCH_SIZE, Features, extract
+from barlow.evaluation.intervals import image_interval
 from barlow.models import Encoder
 
 Ints = NDArray[np.int64]
@@ -116,6 +118,18 @@ class Score:
     settings: Mapping[str, Any]
     details: Mapping[str, Any] = field(default_factory=dict)
     """further values: per draw, per class, other cut-offs"""
+    values: NDArray[Any] | None = None
+    """what was averaged, per test image [n], or per draw and test image [R, n]; None where the metric is no mean"""
+    warnings: tuple[str, ...] = ()
+
+
+def accuracy(
+    found: Answers, n_train: int, settings: Mapping[str, Any], *, seed: int, warnings: tuple[str, ...] = ()
+) -> Score:
+    """The score of right and wrong answers, by a classifier of `n_train` labelled samples."""
+    interval, method = image_interval(found.right, seed=seed)
+    stated, value = {**settings, "interval": method}, float(found.right.mean())
+    return Score("accuracy", value, interval, len(found.right), n_train, stated, found.details, found.right, warnings)
 
 
 class EvaluationProtocol(Protocol):

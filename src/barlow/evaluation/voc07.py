@@ -14,6 +14,7 @@ from barlow.data import Source, open_source
 from barlow.errors import InputError
 from barlow.evaluation.features import preprocess_of
 from barlow.evaluation.intervals import LEVEL
+from barlow.evaluation.knn import unit_rows
 from barlow.evaluation.session import Result, Settings, Splits, measure
 from barlow.evaluation.task import Score, Subset, Task
 from barlow.models import Encoder, load_encoder
@@ -144,7 +145,7 @@ class LinearSVMs:
     def score(self, task: Task) -> Score:
         """11-point mean average precision; in the details that by the area under the curve, as VISSL has it."""
         self._check(task)
-        train_x, test_x = (_unit(part.x) for part in (task.train, task.test))
+        train_x, test_x = (unit_rows(part.x, "cpu", np.float64).numpy() for part in (task.train, task.test))
         columns = []
         for labels in self.train_y.T:
             counted = labels != 0
@@ -173,8 +174,3 @@ class LinearSVMs:
         values = [mean_ap(self.test_y[rows], scores[rows])[0] for rows in draws]
         low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         return float(low), float(high)
-
-
-def _unit(x: Floats) -> NDArray[np.float64]:
-    wide = x.astype(np.float64)
-    return np.asarray(wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12))

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from shlex import quote
 from typing import Any
 
+from barlow.evaluation import best_of, compare_scores, protocol_title
+from barlow.evaluation.knn import TEMPERATURE, K
 from barlow.report.charts import Estimate, Line, forest, line_chart, number
 from barlow.report.markup import Markup, join, tag
 from barlow.report.story import (
@@ -17,12 +19,14 @@ from barlow.report.story import (
     is_percent,
     outcome,
     protocol_name,
+    protocol_order,
     series,
     span,
     training_lines,
 )
+from barlow.tables import BOLD, INTERVALS
 
-Row = tuple[str, str, str]  # protocol, data, metric
+Row = tuple[str, str, str]  # protocol with k and T, data, metric
 
 ONE_COLUMN = 30  # characters of a name and its value that fit side by side in a column of facts
 
@@ -56,11 +60,7 @@ def quality_line(story: Story) -> tuple[str, Markup]:
     unit = "%" if is_percent(e["metric"]) else ""
     interval = f" ({span(e.get('interval'), e['metric'])})" if e.get("interval") else ""
     score = tag("b", amount(e["value"], e["metric"]) + unit, class_="score")
-    return state, join([score, f"{interval} {_protocol(e)} {e['metric']} on {e['data']}: {words}."])
-
-
-def _protocol(e: Mapping[str, Any]) -> str:
-    return protocol_name(str(e["protocol"]))
+    return state, join([score, f"{interval} {protocol_name(e)} {e['metric']} on {e['data']}: {words}."])
 
 
 def scores(stories: Sequence[Story]) -> Markup:
@@ -78,12 +78,11 @@ def scores(stories: Sequence[Story]) -> Markup:
 
 
 def _row(e: Mapping[str, Any]) -> Row:
-    return str(e["protocol"]), str(e["data"]), str(e["metric"])
+    return protocol_name(e), str(e["data"]), str(e["metric"])
 
 
 def _row_order(row: Row) -> tuple[str, int, Row]:
-    order = ("linear", "knn")
-    return row[1], order.index(row[0]) if row[0] in order else len(order), row
+    return row[1], protocol_order(row[0]), row
 
 
 def _find(story: Story, row: Row) -> dict[str, Any] | None:
@@ -112,7 +111,7 @@ def _forest(stories: Sequence[Story], rows: Sequence[Row]) -> Markup:
 
 
 def _row_name(row: Row) -> str:
-    return f"{heading(protocol_name(row[0]))}: {_measure(row)}"
+    return f"{heading(row[0])}: {_measure(row)}"
 
 
 def _measure(row: Row) -> str:
@@ -134,33 +133,52 @@ def _estimate(name: str, measured: Mapping[str, Any], mark: str) -> Estimate:
 
 def _score_table(stories: Sequence[Story], rows: Sequence[Row]) -> Markup:
     heads = ["Protocol", *(s.name for s in stories), *BASELINES.values(), "n"]
-    body = [
-        tag(
-            "tr",
-            tag("th", heading(protocol_name(row[0])), tag("small", _measure(row)), scope="row"),
-            [_cell(_find(s, row), row[2], strong=True) for s in stories],
-            [_cell(_baseline(stories, row, name), row[2]) for name in BASELINES],
-            tag("td", next(f"{e['n']:,}" for s in stories if (e := _find(s, row))), class_="num"),
+    body = []
+    for row in rows:
+        scores = [_find(s, row) for s in stories] + [_baseline(stories, row, name) for name in BASELINES]
+        best = best_of(scores)
+        body.append(
+            tag(
+                "tr",
+                tag("th", heading(row[0]), tag("small", _measure(row)), scope="row"),
+                [_cell(score, row[2], strong=place == best) for place, score in enumerate(scores)],
+                tag("td", next(f"{e['n']:,}" for s in stories if (e := _find(s, row))), class_="num"),
+            )
         )
-        for row in rows
-    ]
     head = tag(
         "tr", [tag("th", name, scope="col", class_="num" if place else None) for place, name in enumerate(heads)]
     )
     table = tag("table", tag("thead", head), tag("tbody", body))
-    return tag("div", table, class_="scroll", tabindex="0", role="region", aria_label="Evaluation table")
+    scrolled = tag("div", table, class_="scroll", tabindex="0", role="region", aria_label="Evaluation table")
+    return join([scrolled, tag("p", f"{INTERVALS}. {BOLD} in its row."), _paired(stories, rows)])
+
+
+def _paired(stories: Sequence[Story], rows: Sequence[Row]) -> Markup:
+    """Of every protocol that several runs were scored by, the paired test of each with the best one."""
+    lines = []
+    for row in rows:
+        scored = sorted(((e["value"], s.name, e) for s in stories if (e := _find(s, row))), key=lambda x: -x[0])
+        for _, name, other in scored[1:]:
+            found = compare_scores(scored[0][2], other)
+            if found is not None:
+                apart = f"{100 * found.difference:.1f} points" if is_percent(row[2]) else number(found.difference)
+                chance = f"p {found.p:.2g}" if found.p >= 0.001 else "p < 0.001"
+                lead = f"{scored[0][1]} {'is ahead of' if found.resolved else 'cannot be told from'} {name}"
+                lines.append(tag("p", f"{heading(row[0])} on {row[1]}: {lead}, {apart}, {chance} ({found.test})."))
+    return tag("details", tag("summary", "Runs compared on the same images"), lines) if lines else Markup()
 
 
 def _cell(measured: Mapping[str, Any] | None, metric: str, strong: bool = False) -> Markup:
     if measured is None:
         return tag("td", "\u2013", class_="num")
+    spread = tag("small", f"seeds ±{amount(measured['spread'], metric)}") if "spread" in measured else None
     value = tag("b" if strong else "span", amount(measured["value"], metric))
-    return tag("td", value, tag("small", span(measured.get("interval"), metric)), class_="num")
+    return tag("td", value, tag("small", span(measured.get("interval"), metric)), spread, class_="num")
 
 
 def _warnings(stories: Sequence[Story]) -> list[Markup]:
     return [
-        tag("p", tag("b", f"{s.name}, {_protocol(e)}: "), str(warning), class_="warning")
+        tag("p", tag("b", f"{s.name}, {protocol_name(e)}: "), str(warning), class_="warning")
         for s in stories
         for e in s.evaluations
         for warning in e.get("warnings", ())
@@ -168,11 +186,11 @@ def _warnings(stories: Sequence[Story]) -> list[Markup]:
 
 
 def _protocols(stories: Sequence[Story]) -> Markup:
-    shown = ("baselines", "warnings", "value", "interval", "protocol", "data", "metric")
+    shown = ("baselines", "warnings", "value", "interval", "protocol", "data", "metric", "per_image")
     lists = [
         join(
             [
-                tag("h3", f"{s.name}: {_protocol(e)} on {e['data']}"),
+                tag("h3", f"{s.name}: {protocol_name(e)} on {e['data']}"),
                 facts_list({_spoken(name): v for name, v in flat(e).items() if name.partition(".")[0] not in shown}),
             ]
         )
@@ -203,15 +221,27 @@ def _is_long(name: str, value: str) -> bool:
 
 def knn_over_time(stories: Sequence[Story]) -> Markup:
     """k-NN accuracy on the held-out slice, by epoch."""
-    lines = [series(s, s.validations, "epoch", "knn", s.name) for s in stories]
+    titles = [_validation_title(s) for s in stories]
+    alike = len(set(titles)) == 1
+    title = titles[0] if alike else "k-NN"
+    names = [s.name if alike else f"{s.name}, {own}" for s, own in zip(stories, titles, strict=True)]
+    lines = [series(s, s.validations, "epoch", "knn", name) for s, name in zip(stories, names, strict=True)]
     if not any(line.x for line in lines):
         return tag(
             "p", "No k-NN score over time: the training data had no labels for a held-out slice.", class_="absent"
         )
     shown = [Line(line.name, line.x, [100 * y for y in line.y], line.colour) for line in lines]
     words = "; ".join(f"{line.name} ends at {line.y[-1]:.1f}%" for line in shown if line.y)
-    chart = line_chart(shown, x_label="epoch", y_label="k-NN accuracy, %", summary=f"k-NN accuracy by epoch: {words}.")
-    return figure("k-NN accuracy while training,", chart, "% on held-out images.")
+    summary = f"{title} accuracy by epoch: {words}."
+    chart = line_chart(shown, x_label="epoch", y_label=f"{title} accuracy, %", summary=summary)
+    return figure(f"{title} accuracy while training,", chart, "% on held-out images.")
+
+
+def _validation_title(story: Story) -> str:
+    """The k-NN that a run was validated by; earlier runs, which do not say it, all had the default."""
+    last: dict[str, Any] = next((line for line in reversed(story.validations) if "knn" in line), {})
+    k, temperature = last.get("knn_k", K), last.get("knn_temperature", TEMPERATURE)
+    return protocol_title("knn", {"k": k, "temperature": temperature})
 
 
 def speed(stories: Sequence[Story]) -> Markup:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from barlow.evaluation import ahead, protocol_title
 from barlow.files import read_json
 from barlow.models.files import FACTS as ENCODER
 from barlow.report.charts import Line, number
@@ -25,7 +26,6 @@ METHODS = {
     "w-mse": "W-MSE",
     "dino": "DINO",
 }
-PROTOCOLS = {"knn": "k-NN", "linear": "linear probe"}
 BASELINES = {"random-init": "Random init", "raw-pixels": "Raw pixels"}
 
 
@@ -83,10 +83,9 @@ def series(story: Story, rows: Iterable[Mapping[str, Any]], x: str, y: str, name
     return Line(name, [p[0] for p in points], [p[1] for p in points], story.colour, dashed)
 
 
-def protocol_name(name: str) -> str:
-    """A protocol as people call it: `5-shot` stays, `knn-k20-t0.07` is k-NN with its settings."""
-    head, _, rest = name.partition("-")
-    return " ".join([PROTOCOLS.get(head, name), *rest.split("-")]).strip() if head in PROTOCOLS else name
+def protocol_name(evaluation: Mapping[str, Any]) -> str:
+    """The protocol of an evaluation as people call it, a k-NN with its k and T."""
+    return protocol_title(str(evaluation["protocol"]), evaluation.get("settings") or {})
 
 
 def heading(words: str) -> str:
@@ -124,23 +123,26 @@ def method(story: Story) -> str:
 
 
 def outcome(evaluation: Mapping[str, Any]) -> tuple[str, str]:
-    """(state, words): is the encoder ahead of its baselines by more than the intervals allow?"""
+    """(state, words): is the encoder ahead of its baselines by more than the test images leave to chance?"""
     baselines = evaluation.get("baselines") or {}
     if not baselines:
         return "open", "no baseline was measured beside it"
-    low, high = evaluation.get("interval") or (evaluation["value"],) * 2
-    strongest = max(baselines, key=lambda name: float(baselines[name]["value"]))
-    against = baselines[strongest].get("interval") or (baselines[strongest]["value"],) * 2
-    rival = BASELINES.get(strongest, strongest).lower()
-    if low > against[1]:
-        return "good", f"ahead of {' and '.join(BASELINES.get(name, name).lower() for name in baselines)}"
-    return ("bad", f"behind {rival}") if high < against[0] else ("open", f"not clearly ahead of {rival}")
+    against = {BASELINES.get(name, name).lower(): ahead(evaluation, score) for name, score in baselines.items()}
+    for side, state, words in ((-1, "bad", "behind"), (0, "open", "not clearly ahead of")):
+        rivals = [name for name, standing in against.items() if standing == side]
+        if rivals:
+            return state, f"{words} {' and '.join(rivals)}"
+    return "good", f"ahead of {' and '.join(against)}"
 
 
 def best_evaluation(evaluations: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """The evaluation that answers first: the linear probe, else k-NN, else whatever there is."""
-    order = {"linear": 0, "knn": 1}
-    return min(evaluations, key=lambda e: order.get(e["protocol"], 2), default=None)
+    return min(evaluations, key=lambda e: protocol_order(protocol_name(e)), default=None)
+
+
+def protocol_order(name: str) -> int:
+    """The linear probe comes first, then every k-NN, then the others."""
+    return 0 if name.startswith("linear probe") else 1 if name.startswith("k-NN") else 2
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -10,12 +10,13 @@ import numpy as np
 
 from barlow.data import Source
 from barlow.evaluation import EvaluationProtocol, FewShot, Linear, Subset, extract, knn_accuracy, raw_pixels
+from barlow.evaluation.knn import TEMPERATURE, K
 from barlow.evaluation.session import Splits, measure
 from barlow.run import Run
 from barlow.studies.bottleneck import bottleneck_curves
 from barlow.studies.study import Study
 from barlow.training.plan import split_indices
-from barlow.training.validation import BANK, NEIGHBOURS, TEMPERATURE, drawn
+from barlow.training.validation import BANK, drawn
 
 Curve = list[list[float]]  # [epoch, value], as JSON has it
 Measured = dict[str, Any]  # metric -> float, None or Curve; HEALTH -> the state, or None
@@ -178,7 +179,7 @@ def _pixels(run: Run, source: Source, names: set[str]) -> Measured:
     bank = drawn(train, BANK, run.config.training.seed)
     pixels = raw_pixels(run.encoder())
     known, asked = (extract(pixels, source, rows, device=_device(run)) for rows in (bank, held))
-    k = min(NEIGHBOURS, len(bank))
+    k = min(K, len(bank))
     return {"knn_pixels": knn_accuracy(known.x, known.labels, asked.x, asked.labels, k=k, temperature=TEMPERATURE)}
 
 

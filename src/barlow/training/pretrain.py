@@ -18,6 +18,7 @@ from barlow.config import PretrainConfig, config_from_settings, config_to_dict, 
 from barlow.data import Loader, Source, WorkerDied, open_source
 from barlow.diagnostics import expected_initial_loss
 from barlow.errors import InputError
+from barlow.evaluation.knn import TEMPERATURE, K
 from barlow.files import LOCK, locked, read_json, remove_leftovers, write_json
 from barlow.models import Encoder, save_encoder
 from barlow.ranks import Team, joined
@@ -478,7 +479,7 @@ class _Session:
         plan, config = self.plan, self.config
         size = f"{plan.image_size} px, " if plan.kind == "image" else ""
         held = f", {plan.n_held} held out" if plan.n_held else ""
-        labels = "labels only for the k-NN score" if plan.has_labels else "no labels"
+        labels = f"labels only for the k-NN score (k {K}, T {TEMPERATURE:g})" if plan.has_labels else "no labels"
         say = self.display.say
         if self.source.note:
             say(f"data       {self.source.note}")

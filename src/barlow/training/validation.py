@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from barlow.data import CorruptSample, Loader, Source
 from barlow.diagnostics import distinct_share, health
 from barlow.evaluation import extract, knn_accuracy
+from barlow.evaluation.knn import TEMPERATURE, K
 from barlow.models import Encoder
 from barlow.objectives import BarlowTwinsLoss
 from barlow.training.network import autocast
@@ -23,7 +24,6 @@ Ints = NDArray[np.int64]
 BANK = 5000  # training samples that the held-out ones are compared with
 PAIRS = 512  # held-out samples whose views are kept for losses and rank
 LOOKED_AT = 128  # held-out samples among which blank ones and copies are counted
-NEIGHBOURS, TEMPERATURE = 20, 0.07
 FIXED_EPOCH = 2**31 - 1  # the same views at every validation, and none that training ever sees
 SUMMARY = (
     "heldout_loss",
@@ -95,11 +95,16 @@ class Validator:
 
     def _knn(self, encoder: Encoder) -> dict[str, float]:
         labels = self.source.labels
-        if labels is None or not len(self.scored) or len(np.unique(labels[self.bank])) < 2:
+        if labels is None or len(np.unique(labels[self.bank])) < 2:
             return {}
+        if not np.isin(labels[self.scored], labels[self.bank]).any():
+            return {}  # no held-out sample has a class that the bank has: every answer would be wrong
         bank, held = (extract(encoder, self.source, rows) for rows in (self.bank, self.scored))
-        k = min(NEIGHBOURS, len(bank))
-        return {"knn": knn_accuracy(bank.x, bank.labels, held.x, held.labels, k=k, temperature=TEMPERATURE)}
+        if not (np.isfinite(bank.x).all() and np.isfinite(held.x).all()):
+            return {}  # of a network that diverged there is no score; the losses tell
+        k = min(K, len(bank))
+        found = knn_accuracy(bank.x, bank.labels, held.x, held.labels, k=k, temperature=TEMPERATURE)
+        return {"knn": found, "knn_k": k, "knn_temperature": TEMPERATURE}
 
     def _health(self, trainer: Trainer, encoder: Encoder, projector: nn.Module, knn: float | None) -> dict[str, Any]:
         labels = self.source.labels
