@@ -55,7 +55,7 @@ class ModelConfig:
     """Encoder and projector."""
 
     encoder: str = "auto"
-    """timm model name, resnet10-narrow, resnet1d, mlp, or auto: resnet18 (signals: resnet1d, tables: mlp)"""
+    """timm model name, whitenet, resnet10-narrow, resnet1d, mlp, or auto: resnet18 (signals: resnet1d, tables: mlp)"""
     stem: str = "auto"
     """first layers: small (3x3, no pooling), standard, or auto (small up to 64 pixels)"""
     projector: tuple[int, ...] = (1024, 1024)

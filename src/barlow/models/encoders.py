@@ -12,10 +12,16 @@ from torch import Tensor, nn
 from barlow.errors import InputError, suggest
 from barlow.models.preprocess import Preprocess
 from barlow.models.small import mlp, resnet1d, resnet10_narrow
+from barlow.models.whitenet import WhiteNet, whitenet
 
 STEMS = ("auto", "small", "small-pooled", "small-padded", "standard")
 SMALL_IMAGE = 64  # up to this many pixels a side, a stride-4 stem would throw away what there is to see
-OWN: dict[str, Callable[[int], nn.Module]] = {"resnet10-narrow": resnet10_narrow, "resnet1d": resnet1d, "mlp": mlp}
+OWN: dict[str, Callable[[int, int], nn.Module]] = {  # of channels and image size
+    "whitenet": whitenet,
+    "resnet10-narrow": lambda channels, _: resnet10_narrow(channels),
+    "resnet1d": lambda channels, _: resnet1d(channels),
+    "mlp": lambda channels, _: mlp(channels),
+}
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,7 @@ class Architecture:
     """All that is needed to build the same encoder again."""
 
     name: str
-    """timm model name, `resnet10-narrow`, `resnet1d`, `mlp`, or `custom` for the caller's own module"""
+    """timm model name, `whitenet`, `resnet10-narrow`, `resnet1d`, `mlp`, or `custom` for the caller's own module"""
     channels: int
     """input channels (features, for tables)"""
     image_size: int
@@ -53,6 +59,16 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         features: Tensor = self.backbone(x)
         return features.flatten(1)
+
+    @property
+    def first_layer_fits_data(self) -> bool:
+        """Whether the first layer comes from images: `fit_first_layer` before training then."""
+        return isinstance(self.backbone, WhiteNet)
+
+    def fit_first_layer(self, images: Tensor) -> None:
+        """Set a first layer that comes from the data, from normalised images `[N, C, h, w]`."""
+        assert isinstance(self.backbone, WhiteNet)  # see `first_layer_fits_data`
+        self.backbone.whiten.fit(images)
 
     def checkpoint_activations(self) -> None:
         """Recompute activations in the backward pass. Raises InputError where the backbone does not support it."""
@@ -84,7 +100,7 @@ def build_encoder(encoder: str | nn.Module, *, channels: int = 3, image_size: in
 def _build_backbone(architecture: Architecture) -> nn.Module:
     name, channels = architecture.name, architecture.channels
     if name in OWN:
-        backbone = OWN[name](channels)
+        backbone = OWN[name](channels, architecture.image_size)
         if name == "resnet10-narrow" and architecture.stem != "standard":
             _shrink_resnet_stem(backbone, channels, architecture.stem)
         return backbone

@@ -6,7 +6,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from barlow.config import PretrainConfig, config_from_settings, config_to_dict, flag, leaves
-from barlow.data import Loader, Source, WorkerDied, open_source
+from barlow.data import CorruptSample, Loader, Source, WorkerDied, open_source
 from barlow.diagnostics import expected_initial_loss
 from barlow.errors import InputError
 from barlow.evaluation.knn import TEMPERATURE, K
@@ -34,11 +34,12 @@ from barlow.training.room import Room, placing, view_shapes
 from barlow.training.signals import SignalFlag
 from barlow.training.trackers import MetricsLog, open_trackers
 from barlow.training.trainer import Trainer
-from barlow.training.validation import Validator
+from barlow.training.validation import Validator, drawn
 
 CHECKPOINTS = "checkpoints"
 AGREE_EVERY = 10  # steps between the ranks' agreements on whether to stop
 MOST_NAMED = 10  # unreadable samples named on screen
+FIRST_LAYER_IMAGES = 500  # more do not change the directions of small patches
 MANY = 20_000  # samples whose decoding takes long enough to be announced
 MOST_ROWS = 10_000  # training rows kept to draw corrupted features from
 EXPECTED = ("barlow-twins", "mixed-barlow-twins")  # methods whose first loss is known beforehand
@@ -223,6 +224,10 @@ class _Session:
         train_rows, held_rows = split_indices(config, source)
         self.reference = _rows(source, train_rows) if plan.kind == "table" else None
         self.trainer = Trainer(config, plan, encoder=module, reference=self.reference, rank=team.rank)
+        if self.trainer.encoder.first_layer_fits_data:
+            images = _sample_images(source, train_rows, plan, seed=config.training.seed)
+            for encoder in {self.trainer.network.encoder, self.trainer.encoder}:  # the trained one and its average
+                encoder.fit_first_layer(images.to(plan.device))
         self.loader = self._open_loader(train_rows)  # before the room is measured: it may keep the data on the device
         shapes = view_shapes(resolve_recipe(plan.recipe).with_views(config.views.views), plan)
         self.room = Room(config, plan, self.trainer.unsharded, self.trainer.method, shapes)
@@ -512,6 +517,17 @@ class _Session:
 def _rows(source: Source, rows: np.ndarray) -> Tensor:
     """Table rows `[R, F]` that corrupted features draw their values from."""
     return torch.stack([source.read(int(i)) for i in rows[:MOST_ROWS]])
+
+
+def _sample_images(source: Source, rows: np.ndarray, plan: Plan, *, seed: int) -> Tensor:
+    """Up to `FIRST_LAYER_IMAGES` readable training images, drawn by seed and normalised: [N, C, h, w]."""
+    preprocess, images = plan.preprocess(), list[Tensor]()
+    for row in drawn(rows, FIRST_LAYER_IMAGES, seed):
+        with suppress(CorruptSample):
+            images.append(preprocess(source.read(int(row))[None]))
+    if not images:
+        raise InputError(f"{source.name} has no readable image among {FIRST_LAYER_IMAGES} that were tried")
+    return torch.cat(images)
 
 
 def _ignore(line: Record) -> None:
