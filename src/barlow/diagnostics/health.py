@@ -4,6 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -95,7 +96,8 @@ def health(
         labelled = labels >= 0
         report["class_distances"] = class_distances(features[0][labelled], labels[labelled])
     if mixing and len(z_a) > 1:
-        report["mixing"] = _mixing(encoder, projector, view_pairs[0][:MIXED_IMAGES])
+        some = np.random.default_rng(0).permutation(len(z_a))[:MIXED_IMAGES]  # the first may all be of one class
+        report["mixing"] = _mixing(encoder, projector, view_pairs[0][torch.from_numpy(some)])
     return {**_measurable(report), "verdict": asdict(verdict(evidence))}
 
 

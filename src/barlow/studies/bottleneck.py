@@ -12,7 +12,7 @@ from barlow.training.checkpoint import checkpoint_path, checkpoint_steps, load
 from barlow.training.network import autocast
 from barlow.training.plan import plan_from_dict, split_indices
 from barlow.training.trainer import Trainer
-from barlow.training.validation import FIXED_EPOCH
+from barlow.training.validation import FIXED_EPOCH, drawn
 
 IMAGES, VIEWS = 128, 32
 """Held-out images, and random views of each."""
@@ -40,7 +40,7 @@ def _embeddings(run: Run, source: Source, trainer: Trainer) -> NDArray[np.float3
     _, held = split_indices(run.config, source)
     if len(held) < 2:
         raise InputError("the bottleneck is measured on held-out samples; set holdout above 0")
-    rows = np.sort(held[:IMAGES])
+    rows = drawn(held, IMAGES, run.config.training.seed)
     found: list[NDArray[np.float32]] = []
     epoch = FIXED_EPOCH
     while len(found) < VIEWS:

@@ -222,7 +222,10 @@ class _Session:
         self.folder, self.config, self.plan, self.source, self.team = folder, config, plan, source, team
         self.display = ProgressDisplay(total_steps=plan.total_steps, steps_per_epoch=plan.steps_per_epoch, quiet=quiet)
         train_rows, held_rows = split_indices(config, source)
-        self.reference = _rows(source, train_rows) if plan.kind == "table" else None
+        self.reference: Tensor | None = None  # table rows [R, F] that corrupted features draw their values from
+        if plan.kind == "table":
+            some = drawn(train_rows, MOST_ROWS, config.training.seed)
+            self.reference = torch.stack([source.read(int(i)) for i in some])
         self.trainer = Trainer(config, plan, encoder=module, reference=self.reference, rank=team.rank)
         if self.trainer.encoder.first_layer_fits_data:
             images = _sample_images(source, train_rows, plan, seed=config.training.seed)
@@ -512,11 +515,6 @@ class _Session:
             reg = config.objective.lambd_reg if config.objective.method == "mixed-barlow-twins" else None
             expected = expected_initial_loss(config.model.projector[-1], batch, plan.lambd, reg)["loss"]
             say(f"expected   a loss near {expected:.4g} if nothing were related; a fresh network starts lower")
-
-
-def _rows(source: Source, rows: np.ndarray) -> Tensor:
-    """Table rows `[R, F]` that corrupted features draw their values from."""
-    return torch.stack([source.read(int(i)) for i in rows[:MOST_ROWS]])
 
 
 def _sample_images(source: Source, rows: np.ndarray, plan: Plan, *, seed: int) -> Tensor:

@@ -38,9 +38,9 @@ SUMMARY = (
 )
 
 
-def drawn(train: Ints, n: int, seed: int) -> Ints:
-    """The first `n` training rows in an order that the seed decides, ascending."""
-    return np.sort(np.random.default_rng(seed).permutation(train)[:n])
+def drawn(rows: Ints, n: int, seed: int) -> Ints:
+    """At most `n` of the rows, drawn by the seed, ascending. The first `n` would be of the first classes only."""
+    return np.sort(np.random.default_rng(seed).permutation(rows)[:n])
 
 
 class Validator:
@@ -52,7 +52,7 @@ class Validator:
         self.bank, self.scored = drawn(self._labelled(train), BANK, seed), self._labelled(held)
         pairs = min(PAIRS, len(held), len(train))
         self.skipped: list[tuple[str, str]] = []
-        self.held_views, self.pair_ids = self._views(np.sort(held[:pairs]), trainer)
+        self.held_views, self.pair_ids = self._views(drawn(held, pairs, seed), trainer)
         self.distinct_share = distinct_share(self._stored(drawn(self.pair_ids, LOOKED_AT, seed)))
         self.train_views, _ = self._views(drawn(train, pairs, seed), trainer)
         # One process measures: its loss must not wait for the others.
