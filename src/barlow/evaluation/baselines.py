@@ -18,6 +18,7 @@ from barlow.models import Architecture, Encoder, build_encoder
 PIXEL_SIDE = 32
 """Larger images are averaged down to this many pixels a side before their pixels are used as features."""
 
+CALIBRATION_FIRST_LAYER = 500
 CALIBRATION_IMAGES = 2048
 """Training images whose BatchNorm statistics an untrained network is given."""
 
@@ -112,6 +113,9 @@ def calibrate(encoder: Encoder, source: Source, indices: NDArray[np.int64], *, s
             layer.momentum = None  # the plain average over batches
             layer.train()
         preprocess = preprocess_of(encoder)
+        if encoder.first_layer_fits_data:  # as training does before its first step
+            images, _ = read_images(source, rows[:CALIBRATION_FIRST_LAYER], preprocess, workers=workers)
+            encoder.fit_first_layer(preprocess(torch.cat(images).to(device_of(encoder))))
         for start in range(0, len(rows) - size + 1, size) if layers else ():
             images, _ = read_images(source, rows[start : start + size], preprocess, workers=workers)
             if len(images) > 1:
