@@ -113,3 +113,24 @@ def test_the_order_of_the_files_does_not_change_the_verdict() -> None:
     assert forward["verdict"]["evidence"]["distinct_share"] == pytest.approx(
         backward["verdict"]["evidence"]["distinct_share"], abs=0.1
     )
+
+
+@pytest.mark.parametrize("make", ["blank", "one picture"])
+def test_a_run_on_blank_images_or_copies_of_one_is_told_to_look_at_its_data(make: str, tmp_path: Path) -> None:
+    one = np.random.default_rng(0).integers(0, 256, (1, 8, 8), dtype=np.uint8)
+    images = np.repeat(one if make == "one picture" else np.full_like(one, 128), 64, axis=0)
+    np.savez(tmp_path / "data.npz", x=images)
+    run = pretrain(
+        tmp_path / "data.npz",
+        tmp_path / "run",
+        epochs=1,
+        encoder="resnet10-narrow",
+        projector=(16, 16),
+        batch_size=16,
+        device="cpu",
+        quiet=True,
+    )
+    verdict = run.health()["verdict"]
+    assert verdict["state"] == "too-little-data"
+    assert "of the held-out images are different" in verdict["text"]
+    assert "lambda" not in verdict["text"]
