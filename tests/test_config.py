@@ -1,11 +1,14 @@
 import ast
 import json
+import math
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
 import barlow
-from barlow.config import PretrainConfig, config_from_dict, config_from_settings, config_to_dict, leaves
+from barlow.bounds import Bounds, check
+from barlow.config import PretrainConfig, config_from_dict, config_from_settings, config_to_dict, flag, leaves
 from barlow.errors import InputError
 
 SOURCES = Path(barlow.__file__).parent
@@ -47,6 +50,19 @@ def test_every_field_is_documented_and_read_somewhere_outside_the_config() -> No
         assert name in read, f"{name} is read nowhere"
 
 
+def test_every_number_has_bounds_and_none_lets_nan_or_infinity_through() -> None:
+    for section in get_type_hints(PretrainConfig).values():
+        for name, hint in get_type_hints(section, include_extras=True).items():
+            if {int, float} & _kinds(hint):
+                for value in (math.nan, math.inf, -math.inf, 10**31):
+                    with pytest.raises(InputError, match=f"{flag(name)} must be"):
+                        check(flag(name), hint, value)
+
+
+def _kinds(hint: object) -> set[object]:
+    return {hint}.union(*(_kinds(part) for part in get_args(hint) if not isinstance(part, Bounds)))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -57,12 +73,21 @@ def test_every_field_is_documented_and_read_somewhere_outside_the_config() -> No
         ({"epochs": True}, "training.epochs must be int, got True"),
         ({"epochs": 0}, "--epochs must be 1 or more, got 0"),
         ({"batch_size": 1}, "--batch-size must be 2 or more, got 1"),
-        ({"projector": [1]}, "widths must be 2 or more"),
-        ({"projector": []}, "widths must be 2 or more"),
+        ({"projector": [64, 1]}, "--projector must be 2 or more, got 1"),
+        ({"projector": []}, "--projector names no width"),
         ({"holdout": 0.9}, "--holdout must be at most 0.5, got 0.9"),
         ({"lambd": float("nan")}, "--lambd must be 0 or more, got nan"),
         ({"micro_batch": "some"}, "--micro-batch must be a number of 2 or more, or auto"),
-        ({"ema": 1.0}, "--ema must lie between 0 and 1"),
+        ({"micro_batch": "\u00b2"}, "--micro-batch must be a number of 2 or more, or auto"),
+        ({"micro_batch": "9" * 5000}, "--micro-batch must be a number of 2 or more, or auto"),
+        ({"ema": 1.0}, "--ema must be less than 1, got 1.0"),
+        ({"target_ema": 0.0, "method": "byol"}, "--target-ema must be more than 0, got 0.0"),
+        ({"lr": 0.0}, "--lr must be more than 0, got 0.0"),
+        ({"lr": math.inf}, "--lr must be at most 1000.0, got inf"),
+        ({"mean": [0.5, math.nan]}, "--mean must be -1e\\+30 or more, got nan"),
+        ({"std": [0.5, math.inf]}, "--std must be at most 1e\\+30, got inf"),
+        ({"epochs": 10**20}, f"--epochs must be at most 1000000, got {10**20}"),
+        ({"image_size": 10**9}, "--image-size must be at most 8192, got 1000000000"),
         ({"clip": 0.0}, "--clip must be more than 0"),
     ],
 )

@@ -23,6 +23,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from barlow.bounds import Bounds, Count, ImageSize, Seed, Workers, check
 from barlow.config import CHOICES, TRACKERS, PretrainConfig, leaves
 from barlow.errors import InputError, suggest
 
@@ -31,6 +32,7 @@ WIDE = "10000"  # columns that no message of the command-line library fills
 
 Flat = OmitArgPrefixes[PretrainConfig]
 Data = Annotated[Positional[str], arg(metavar="DATA")]
+BatchSize = Annotated[int, Bounds(1, 2**20)]
 RunPath = Annotated[Positional[Path], arg(metavar="RUN")]
 
 
@@ -72,7 +74,7 @@ def _told_of_interruption(how_to_go_on: str = "") -> Iterator[None]:
         sys.exit(interrupted.code)
 
 
-def demo(out: Path = Path("runs/demo"), seed: int = 0, overwrite: bool = False) -> None:
+def demo(out: Path = Path("runs/demo"), seed: Seed = 0, overwrite: bool = False) -> None:
     """Pretrain two methods on embedded digits, measure them, report.
 
     After a kill the same command goes on.
@@ -92,11 +94,11 @@ def evaluate(
     run: RunPath,
     data: str,
     protocols: tuple[str, ...] = ("knn", "linear"),
-    seed: int = 0,
-    held_out: float = 0.2,
+    seed: Seed = 0,
+    held_out: Annotated[float, Bounds(0, 1, above=True, below=True)] = 0.2,
     device: str | None = None,
-    workers: int | None = None,
-    batch_size: int = 256,
+    workers: Workers | None = None,
+    batch_size: BatchSize = 256,
     check_overlap: bool = True,
 ) -> None:
     """Measure an encoder on labelled data, beside two baselines.
@@ -138,9 +140,9 @@ def embed(
     data: Data,
     out: Path,
     split: str | None = None,
-    batch_size: int = 256,
+    batch_size: BatchSize = 256,
     device: str | None = None,
-    workers: int | None = None,
+    workers: Workers | None = None,
 ) -> None:
     """Write the features of every sample to a .parquet or .npz file.
 
@@ -173,7 +175,7 @@ def embed(
     print(f"{len(features)} samples, {features.x.shape[1]} features each: {file}")
 
 
-def search(run: RunPath, query: Annotated[Positional[str], arg(metavar="QUERY")], data: str, k: int = 10) -> None:
+def search(run: RunPath, query: Annotated[Positional[str], arg(metavar="QUERY")], data: str, k: Count = 10) -> None:
     """Find the images nearest to a query image.
 
     Args:
@@ -234,7 +236,7 @@ def report(
     runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN...", help_behavior_hint="(one or more)")],
     out: Path | None = None,
     data: str | None = None,
-    points: int = 4000,
+    points: Annotated[int, Bounds(3, 65535)] = 4000,
     layout: str = "tsne",
 ) -> None:
     """Write one self-contained HTML page about one or several runs.
@@ -254,7 +256,7 @@ def report(
 def serve(
     runs_dir: Annotated[Positional[Path], arg(metavar="RUNS_DIR")],
     host: str = "127.0.0.1",
-    port: int = 8384,
+    port: Annotated[int, Bounds(0, 65535)] = 8384,
 ) -> None:
     """Show a folder's runs in the browser, live; search them by image.
 
@@ -272,9 +274,9 @@ def views(
     data: Data,
     out: Path = Path("views.png"),
     recipe: str = "auto",
-    samples: int = 8,
-    image_size: int | None = None,
-    seed: int = 0,
+    samples: Annotated[int, Bounds(1, 1000)] = 8,
+    image_size: ImageSize | None = None,
+    seed: Seed = 0,
 ) -> None:
     """Draw originals and their views, to judge a recipe by eye.
 
@@ -310,7 +312,7 @@ def study(
     name: Annotated[Positional[str], arg(metavar="NAME")] = "",
     data: Annotated[Positional[str], arg(metavar="DATA")] = "",
     out: Path | None = None,
-    seeds: int = 3,
+    seeds: Annotated[int, Bounds(1, 10**6)] = 3,
     budget: str = "full",
     set: UseAppendAction[tuple[str, ...]] = (),
     cells: str = "",
@@ -528,8 +530,12 @@ def _chosen(arguments: list[str]) -> Callable[[], Any]:
 
 
 def _filled_in(name: str, function: Callable[..., None], arguments: list[str]) -> "functools.partial[None]":
+    hints = inspect.get_annotations(function.func if isinstance(function, functools.partial) else function)
+
     @functools.wraps(function)
     def later(**values: Any) -> functools.partial[None]:
+        for key, value in values.items():
+            check(_flag(key), hints[key], value)
         return functools.partial(function, **{key: _at_home(value) for key, value in values.items()})
 
     later.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]

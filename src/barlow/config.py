@@ -6,35 +6,38 @@ other settings, printed, and written to `run.json`.
 """
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
+from barlow.bounds import Bounds, Count, ImageSize, Seed, Workers, check
 from barlow.errors import InputError, suggest
 
 Form = Literal["auto", "gram", "correlation"]
 Cache = Literal["auto", "memory", "disk", "none"]
+Decay = Annotated[float, Bounds(0, 1, above=True, below=True)]
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """What is read, and how much of it is kept aside."""
 
-    image_size: int | None = None
+    image_size: ImageSize | None = None
     """side of the views, in pixels"""
-    channels: int | None = None
+    channels: Annotated[int, Bounds(1, 2**12)] | None = None
     """channels to read (1 = grayscale, 3 = RGB)"""
-    mean: tuple[float, ...] | None = None
+    mean: tuple[Annotated[float, Bounds(-1e30, 1e30)], ...] | None = None
     """mean per channel, pixels on 0 to 1"""
-    std: tuple[float, ...] | None = None
+    std: tuple[Annotated[float, Bounds(0, 1e30, above=True)], ...] | None = None
     """standard deviation per channel, pixels on 0 to 1"""
     split: str | None = None
     """part of the data to train on, where it has parts (train, unlabeled, ...)"""
-    holdout: float = 0.1
+    holdout: Annotated[float, Bounds(0, 0.5)] = 0.1
     """share of the samples never trained on, for k-NN and held-out loss (at most 2,000 samples)"""
-    workers: int | None = None
+    workers: Workers | None = None
     """processes that decode images; 0 decodes in the main process"""
     cache: Cache = "auto"
     """keep decoded images: auto, memory, disk, or none"""
@@ -46,7 +49,7 @@ class ViewsConfig:
 
     recipe: str = "auto"
     """augmentation recipe by name, or a TOML file"""
-    views: int | None = None
+    views: Annotated[int, Bounds(2, 100)] | None = None
     """views of each sample, the recipe's in turn; as many as the recipe has (two)"""
 
 
@@ -58,7 +61,7 @@ class ModelConfig:
     """timm model name, whitenet, resnet10-narrow, resnet1d, mlp, or auto: resnet18 (signals: resnet1d, tables: mlp)"""
     stem: str = "auto"
     """first layers: small (3x3, no pooling), standard, or auto (small up to 64 pixels)"""
-    projector: tuple[int, ...] = (1024, 1024)
+    projector: tuple[Annotated[int, Bounds(2, 2**20)], ...] = (1024, 1024)
     """widths of the projector's layers; the last is the width D of the embedding"""
     head: str = "mlp"
     """hidden layers of the projector: mlp, or rbf (radial basis functions)"""
@@ -66,7 +69,7 @@ class ModelConfig:
     """batch normalisation in the projector"""
     activation_checkpointing: bool = False
     """recompute activations in the backward pass: less memory, about a third more time"""
-    ema: float | None = None
+    ema: Decay | None = None
     """decay of an averaged copy of the encoder, which is then what is evaluated and exported"""
 
 
@@ -77,11 +80,11 @@ class ObjectiveConfig:
     method: str = "barlow-twins"
     """barlow-twins (arXiv 2103.03230), mixed-barlow-twins (arXiv 2312.02151), or a baseline: simclr, moco-v2, byol,
     simsiam, swav, vicreg, w-mse, dino"""
-    lambd: float | None = None
+    lambd: Annotated[float, Bounds(0, 1e6)] | None = None
     """weight of the off-diagonal terms; 1/128 up to D = 2048, .0051 above, at most batch / (32 D)"""
-    lambd_reg: float = 4.0
+    lambd_reg: Annotated[float, Bounds(0, 1e6)] = 4.0
     """weight of the mixing terms, in units of lambd"""
-    mix_alpha: float = 1.0
+    mix_alpha: Annotated[float, Bounds(0, 1e6, above=True)] = 1.0
     """mixing weight a ~ Beta(alpha, alpha)"""
     mix_per_sample: bool = False
     """draw one mixing weight per sample instead of one per batch"""
@@ -89,13 +92,13 @@ class ObjectiveConfig:
     """many processes: mix with samples of all of them, not of the own process alone"""
     variant: str | None = None
     """barlow-twins: an ablation of the loss (feature-norm, invariance-only, cross-entropy, ...)"""
-    temperature: float | None = None
+    temperature: Annotated[float, Bounds(0, 1e6, above=True)] | None = None
     """of simclr, moco-v2, swav, dino and of the variant cross-entropy; the paper's"""
     predictor: bool = False
     """barlow-twins: one branch goes through a predictor too, each view in turn"""
     stop_gradient: bool = False
     """barlow-twins: no gradient through one branch, each view in turn"""
-    target_ema: float | None = None
+    target_ema: Decay | None = None
     """decay of the slow network that makes one branch: moco-v2, byol, dino; barlow-twins when given"""
     form: Form = "auto"
     """how the loss is computed: gram (N x N), correlation (D x D), or auto (the cheaper)"""
@@ -107,15 +110,15 @@ class OptimizerConfig:
 
     optimizer: str = "adamw"
     """muon, adamw, adam, sgd, or lars (the paper's)"""
-    lr: float | None = None
+    lr: Annotated[float, Bounds(0, 1e3, above=True)] | None = None
     """peak learning rate for a global batch of 256, scaled with the batch; LARS: the paper's table"""
-    lr_biases: float | None = None
+    lr_biases: Annotated[float, Bounds(0, 1e3)] | None = None
     """the same for biases and norms; LARS .0048, Muon a tenth of lr, else as lr"""
-    weight_decay: float = 1e-6
+    weight_decay: Annotated[float, Bounds(0, 1e3)] = 1e-6
     """weight decay; never on biases and norms"""
-    warmup_epochs: float = 10.0
+    warmup_epochs: Annotated[float, Bounds(0, 1e6)] = 10.0
     """linear warm-up, in epochs (at most a tenth of the run)"""
-    clip: float | None = None
+    clip: Annotated[float, Bounds(0, 1e30, above=True)] | None = None
     """largest norm of the gradient"""
 
 
@@ -123,11 +126,11 @@ class OptimizerConfig:
 class TrainingConfig:
     """How long, how much at once, and on what."""
 
-    epochs: int = 100
+    epochs: Annotated[int, Bounds(1, 10**6)] = 100
     """passes over the data"""
-    batch_size: int = 256
+    batch_size: Annotated[int, Bounds(2, 2**20)] = 256
     """samples per step, over all ranks"""
-    seed: int = 0
+    seed: Seed = 0
     """seed of weights, order, views and mixing"""
     device: str = "auto"
     """cpu, cuda, mps, or auto"""
@@ -145,15 +148,15 @@ class TrainingConfig:
 class OutputConfig:
     """What is written, and how often."""
 
-    log_every: int = 10
+    log_every: Count = 10
     """steps between logged lines"""
-    validate_every: int | None = None
+    validate_every: Count | None = None
     """epochs between validations (k-NN, held-out loss, rank); about ten a run"""
-    checkpoint_minutes: float = 5.0
+    checkpoint_minutes: Annotated[float, Bounds(0, 1e6, above=True)] = 5.0
     """longest time between checkpoints; as often as costs under a fiftieth of the time, at the end, on a signal"""
-    checkpoint_steps: int | None = None
+    checkpoint_steps: Count | None = None
     """steps between checkpoints, instead of by the clock"""
-    keep_checkpoints: int = 2
+    keep_checkpoints: Count = 2
     """checkpoints kept"""
     trackers: tuple[str, ...] = ()
     """also log to wandb, mlflow"""
@@ -274,43 +277,18 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "precision": ("auto", "float32", "bfloat16"),
     "cache": get_args(Cache),
 }
-LOWEST: dict[str, float] = {
-    "views": 2,
-    "image_size": 2,
-    "channels": 1,
-    "holdout": 0,
-    "workers": 0,
-    "seed": 0,
-    "lambd": 0,
-    "lambd_reg": 0,
-    "lr": 0,
-    "lr_biases": 0,
-    "weight_decay": 0,
-    "warmup_epochs": 0,
-    "epochs": 1,
-    "batch_size": 2,
-    "log_every": 1,
-    "validate_every": 1,
-    "checkpoint_steps": 1,
-    "keep_checkpoints": 1,
-}
-HIGHEST: dict[str, float] = {"holdout": 0.5, "seed": 2**63 - 1}
-ABOVE_ZERO = ("mix_alpha", "temperature", "clip", "checkpoint_minutes")
 
 
 def _validate(config: PretrainConfig) -> None:
-    for _, name, value in leaves(config):
-        if value is None:
-            continue
-        if name in CHOICES and value not in CHOICES[name]:
-            raise InputError(f"unknown {name} '{value}'. {suggest(value, CHOICES[name])}")
-        if name in LOWEST and not value >= LOWEST[name]:
-            raise InputError(f"{flag(name)} must be {LOWEST[name]:g} or more, got {value}")
-        if name in HIGHEST and not value <= HIGHEST[name]:
-            raise InputError(f"{flag(name)} must be at most {HIGHEST[name]}, got {value}")
-        if name in ABOVE_ZERO and not value > 0:
-            raise InputError(f"{flag(name)} must be more than 0, got {value}")
-    _validate_shares(config)
+    for section in dataclasses.fields(config):
+        part = getattr(config, section.name)
+        for name, hint in get_type_hints(type(part), include_extras=True).items():
+            check(flag(name), hint, getattr(part, name))
+    for name, choices in CHOICES.items():
+        value = next(value for _, leaf, value in leaves(config) if leaf == name)
+        if value not in choices:
+            raise InputError(f"unknown {name} '{value}'. {suggest(value, choices)}")
+    _validate_memory(config)
     _validate_method(config.objective)
     if config.views.views not in (None, 2) and config.objective.method not in MULTI_VIEW:
         raise InputError(f"--method {config.objective.method} takes two views; {_those(MULTI_VIEW)} more")
@@ -320,10 +298,7 @@ def _validate(config: PretrainConfig) -> None:
             raise InputError(f"unknown tracker '{name}'. {suggest(name, TRACKERS)}")
 
 
-def _validate_shares(config: PretrainConfig) -> None:
-    for name, decay in (("ema", config.model.ema), ("target_ema", config.objective.target_ema)):
-        if decay is not None and not 0 < decay < 1:
-            raise InputError(f"{flag(name)} must lie between 0 and 1, got {decay}")
+def _validate_memory(config: PretrainConfig) -> None:
     ema, muon = config.model.ema is not None, config.optimizer.optimizer == "muon"
     for other, used in (
         ("ema", ema),
@@ -333,7 +308,7 @@ def _validate_shares(config: PretrainConfig) -> None:
         if config.training.fsdp and used:
             raise InputError(f"--fsdp does not go with {flag(other)}; leave one of them out")
     micro = config.training.micro_batch
-    if micro is not None and micro != "auto" and not (micro.isdigit() and int(micro) >= 2):
+    if micro not in (None, "auto") and not re.fullmatch("0*([2-9]|[1-9][0-9]{1,6})", micro):
         raise InputError(f"--micro-batch must be a number of 2 or more, or auto, got '{micro}'")
     for name, asked in (("fsdp", config.training.fsdp), ("micro_batch", micro is not None)):
         if asked and not is_lean(config.objective):
@@ -374,9 +349,8 @@ def _those(methods: tuple[str, ...]) -> str:
 
 
 def _validate_projector(model: ModelConfig) -> None:
-    if not model.projector or min(model.projector) < 2:
-        widths = list(model.projector)
-        raise InputError(f"--projector widths must be 2 or more, got {widths}; try --projector 1024 1024")
+    if not model.projector:
+        raise InputError("--projector names no width; try --projector 1024 1024")
     if model.head == "rbf" and not model.projector_norm:
         raise InputError("--head rbf measures distances of standardised features; leave --no-projector-norm out")
     if model.head == "rbf" and len(model.projector) < 2:

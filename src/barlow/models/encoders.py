@@ -105,7 +105,12 @@ def _build_backbone(architecture: Architecture) -> nn.Module:
             _shrink_resnet_stem(backbone, channels, architecture.stem)
         return backbone
     options = timm_options(architecture)
-    backbone = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels, **options)
+    try:
+        backbone = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels, **options)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:  # each architecture has its own conditions
+        raise InputError(
+            f"encoder '{name}' cannot be built for {channels} channels and {architecture.image_size} pixels: {error}"
+        ) from None
     if architecture.stem != "standard" and _family(name) == "resnet":
         _shrink_resnet_stem(backbone, channels, architecture.stem)
     return backbone

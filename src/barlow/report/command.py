@@ -6,7 +6,7 @@ from typing import Any
 
 from barlow.data import Source, open_source
 from barlow.errors import InputError
-from barlow.report.gallery import FACTS, make_gallery, read_gallery
+from barlow.report.gallery import FACTS, check_map, make_gallery, read_gallery
 from barlow.report.page import write_report
 from barlow.run import Run
 from barlow.views import ViewMaker, get_recipe, recipe_from_toml
@@ -27,8 +27,9 @@ def report(
     `out` is `report.html` in the first run by default. The images of the map are those of `data`, or by default of
     the data the run was trained on, where they can still be found; a map that is there already and fits the
     encoder, the data and `points` is kept. `layout` as in `make_gallery`. Raises InputError for a path that is
-    not a run, or `data` that cannot be opened.
+    not a run, `data` that cannot be opened, or a number of points or layout that no map has.
     """
+    check_map(points, layout)  # also where there is no map to make
     folders = [Run(run) for run in runs]
     if not folders:
         raise InputError("no run to report on; name a run folder")

@@ -112,7 +112,7 @@ def make_gallery(
     `maker` the report also shows sample view pairs. Raises InputError for fewer than three samples, more points
     than the format numbers, an unknown layout, or UMAP where it is not installed.
     """
-    _check(points, layout)
+    check_map(points, layout)
     chosen = _choose(np.arange(len(source)) if indices is None else np.asarray(indices), points, seed)
     features = extract(encoder, source, chosen.tolist(), device=device)
     if len(features.x) < 3:
@@ -185,7 +185,8 @@ def read_gallery(folder: Path) -> Gallery | None:
         ) from None
 
 
-def _check(points: int, layout: str) -> None:
+def check_map(points: int, layout: str) -> None:
+    """Raises InputError for a number of points or a layout that `make_gallery` cannot make."""
     if layout not in LAYOUTS:
         raise InputError(f"unknown layout '{layout}'. {suggest(layout, LAYOUTS)}")
     if layout == "umap" and importlib.util.find_spec("umap") is None:
