@@ -77,7 +77,7 @@ def annotated(folder: Path, file: Path) -> Annotated:
 
 
 def test_targets_are_the_drawn_boxes_labels_and_masks(tmp_path: Path) -> None:
-    pytest.importorskip("pycocotools")
+    pytest.importorskip("faster_coco_eval")
     data = annotated(tmp_path / "a", draw(tmp_path / "a", 3, 0))
     assert data.categories == [3, 8]
     image, target = data.image(1), data.target(1, masks=True)
@@ -92,7 +92,7 @@ def test_targets_are_the_drawn_boxes_labels_and_masks(tmp_path: Path) -> None:
 
 
 def test_a_mirrored_target_still_lies_on_its_object(tmp_path: Path) -> None:
-    pytest.importorskip("pycocotools")
+    pytest.importorskip("faster_coco_eval")
     data = annotated(tmp_path / "a", draw(tmp_path / "a", 1, 1))
     image, target = mirrored(data.image(0), data.target(0, masks=True), flip=True)
     left, top, right, bottom = target["boxes"][0].round().int().tolist()
@@ -103,7 +103,7 @@ def test_a_mirrored_target_still_lies_on_its_object(tmp_path: Path) -> None:
 
 
 def test_perfect_detections_score_one_and_shifted_ones_what_their_overlap_allows(tmp_path: Path) -> None:
-    pytest.importorskip("pycocotools")
+    pytest.importorskip("faster_coco_eval")
     coco = read_coco(draw(tmp_path / "a", 6, 2))
     results = [
         {"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"], "score": 0.9}
@@ -121,11 +121,11 @@ def test_perfect_detections_score_one_and_shifted_ones_what_their_overlap_allows
 
 
 def test_objects_are_numbered_from_one_and_what_files_leave_out_is_filled_in(tmp_path: Path) -> None:
-    pytest.importorskip("pycocotools")
+    pytest.importorskip("faster_coco_eval")
     file = draw(tmp_path / "a", 2, 2)
     bare = json.loads(file.read_text())
     for number, item in enumerate(bare["annotations"]):
-        item["id"] = number  # pycocotools takes a match with object 0 for none
+        item["id"] = number  # COCO's matching takes object 0 for no match
         del item["area"], item["iscrowd"]
     file.write_text(json.dumps(bare))
     coco = read_coco(file)
@@ -182,7 +182,7 @@ def test_regions_are_drawn_from_the_seed_and_the_callers_generator_is_left_alone
 
 
 def test_the_interval_resamples_images(tmp_path: Path) -> None:
-    pytest.importorskip("pycocotools")
+    pytest.importorskip("faster_coco_eval")
     coco = read_coco(draw(tmp_path / "a", 8, 3))
     found = [a for a in coco["annotations"] if a["image_id"] < 104]  # every object of half of the images
     results = [{k: a[k] for k in ("image_id", "category_id", "bbox")} | {"score": 0.9} for a in found]
@@ -306,7 +306,7 @@ def test_the_learning_rate_warms_up_and_falls_twice() -> None:
 
 def rehearsed(folder: Path, **changes: Any) -> Any:
     """A detector trained on 24 drawn images and scored on 8 others."""
-    pytest.importorskip("pycocotools")
+    pytest.importorskip("faster_coco_eval")
     train, test = (
         (folder / name, read_coco(draw(folder / name, n, seed))) for name, n, seed in (("a", 24, 5), ("b", 8, 6))
     )

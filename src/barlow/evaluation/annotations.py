@@ -1,7 +1,6 @@
 """Boxes and masks of images: COCO's JSON and VOC's XML, both as COCO dictionaries."""
 
 import json
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,7 +30,7 @@ def read_coco(path: str | Path) -> Coco:
         raise InputError(f"{path} is not a COCO annotation file: it lacks the tables images and annotations")
     if not coco.get("categories"):
         raise InputError(f"{path} names no categories: there is nothing to detect")
-    for item in coco["annotations"]:  # fields that writers of such files leave out, and pycocotools asks for
+    for item in coco["annotations"]:  # fields that writers of such files leave out, and COCO evaluation asks for
         if not isinstance(item, dict) or not {"image_id", "category_id", "bbox"} <= item.keys():
             raise InputError(f"{path} has an annotation without image_id, category_id or bbox: {str(item)[:80]}")
         item.setdefault("iscrowd", 0)
@@ -178,7 +177,7 @@ class Annotated:
     def _objects(self) -> dict[int, list[dict[str, Any]]]:
         found: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in self.coco["images"]}
         for item in self.coco["annotations"]:
-            known = item["image_id"] in found  # as pycocotools, pass over objects of images that are not listed
+            known = item["image_id"] in found  # as COCO's own code, pass over objects of images that are not listed
             if known and not item.get("iscrowd") and min(item["bbox"][2:]) > 0:
                 found[item["image_id"]].append(item)
         return found
@@ -216,17 +215,13 @@ def _mask(item: dict[str, Any], height: int, width: int) -> np.ndarray:
         encoded = codec.merge(codec.frPyObjects(shape, height, width))
     else:
         encoded = codec.frPyObjects(shape, height, width) if isinstance(shape["counts"], list) else shape
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # pycocotools' own use of NumPy
-        return np.asarray(codec.decode(encoded), dtype=np.uint8)
+    return np.asarray(codec.decode(encoded), dtype=np.uint8)
 
 
 def coco_tools() -> Any:
-    """The package pycocotools. Raises InputError where it is not installed."""
+    """The package faster_coco_eval. Raises InputError where it is not installed."""
     try:
-        import pycocotools.coco
-        import pycocotools.cocoeval
-        import pycocotools.mask
+        import faster_coco_eval
     except ImportError:
-        raise InputError("detection needs pycocotools: pip install 'barlow[detection]'") from None
-    return pycocotools
+        raise InputError("detection needs faster-coco-eval: pip install 'barlow[detection]'") from None
+    return faster_coco_eval

@@ -1,4 +1,4 @@
-"""Detection and instance segmentation: Faster and Mask R-CNN (torchvision) on our encoder, mAP by pycocotools."""
+"""Detection and instance segmentation: Faster and Mask R-CNN (torchvision) on our encoder, mAP by faster-coco-eval."""
 
 import contextlib
 import copy
@@ -229,17 +229,17 @@ RESAMPLES = 100
 
 
 def coco_precision(results: list[dict[str, Any]], coco: Coco, kind: str = "bbox", *, seed: int = 0) -> Precision:
-    """Evaluate results by pycocotools (`kind`: bbox or segm), objects of all sizes, 100 detections per image."""
+    """Evaluate results by faster-coco-eval (`kind`: bbox or segm), objects of all sizes, 100 detections per image."""
     if not results:
         return Precision(0.0, 0.0, 0.0, (0.0, 0.0))
     tools = coco_tools()
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = tools.coco.COCO()
-        # numbered from 1, whatever the file does: pycocotools takes a match with object 0 for none
+        truth = tools.COCO()
+        # numbered from 1, whatever the file does: COCO's matching takes object 0 for no match
         objects = [{**item, "id": number} for number, item in enumerate(copy.deepcopy(coco["annotations"]), 1)]
         truth.dataset = {"info": {}, **copy.deepcopy(coco), "annotations": objects}
         truth.createIndex()
-        evaluation = tools.cocoeval.COCOeval(truth, truth.loadRes(copy.deepcopy(results)), kind)
+        evaluation = tools.COCOeval_faster(truth, truth.loadRes(copy.deepcopy(results)), kind, separate_eval=True)
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
         evaluation.params.maxDets = [100]
         evaluation.evaluate()
@@ -258,10 +258,10 @@ def _accumulated(evaluation: Any) -> tuple[float, float, float]:
 def _resampled(evaluation: Any, n: int, seed: int) -> tuple[float, float]:
     """Percentile bootstrap: per-image matches are kept, images are drawn again with replacement."""
     rng = np.random.default_rng(seed)
-    matches, values = evaluation.evalImgs, []
+    matches, values = evaluation._evalImgs_cpp, []
     for _ in range(RESAMPLES):
         rows = rng.integers(n, size=n)
-        evaluation.evalImgs = [matches[start + row] for start in range(0, len(matches), n) for row in rows]
+        evaluation._evalImgs_cpp = [matches[start + row] for start in range(0, len(matches), n) for row in rows]
         values.append(_accumulated(evaluation)[0])
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
@@ -306,7 +306,7 @@ def evaluate_detection(
     """Fine-tune and score a detector on (folder of images, annotations) pairs; see `read_coco` and `read_voc`.
 
     Raises:
-        InputError: pycocotools is missing, images are missing, the two parts name different categories, or the
+        InputError: faster-coco-eval is missing, images are missing, the two parts name different categories, or the
             encoder has no feature maps.
     """
     encoder = run if isinstance(run, Encoder) else load_encoder(run)
