@@ -107,10 +107,15 @@ def main() -> None:
     train, test = order[360:], order[:360]
     trained = pretrain(x[train], options.epochs, options.mixed)
     centre = functional.interpolate(x, size=16, mode="bilinear")
+    untrained = encoder()
+    for layer in untrained.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = None  # one pass gives it the statistics of the training images, which it lacks
     with torch.no_grad():
-        features = {"raw pixels": x.flatten(1), "random network": encoder().eval()(centre), "trained": trained(centre)}
+        untrained(centre[train])
+        features = {"raw pixels": x.flatten(1), "random network": untrained.eval()(centre), "trained": trained(centre)}
     for name, h in features.items():
-        print(f"{name:15s} k-NN {100 * knn(h[train], y[train], h[test], y[test]):5.1f}%")
+        print(f"{name:15s} k-NN (k 5) {100 * knn(h[train], y[train], h[test], y[test]):5.1f}%")
 
 
 if __name__ == "__main__":
