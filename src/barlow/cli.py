@@ -170,7 +170,7 @@ def embed(
     features = write(
         encoder, source, out=out, batch_size=batch_size, device=device, workers=workers, rank=rank, world_size=ranks
     )
-    if source.split_names:
+    if source.note:
         print(f"{source.name}: {source.note}")
     print(f"{len(features)} samples, {features.x.shape[1]} features each: {file}")
 
@@ -277,6 +277,7 @@ def views(
     samples: Annotated[int, Bounds(1, 1000)] = 8,
     image_size: ImageSize | None = None,
     seed: Seed = 0,
+    channels: int | None = None,
 ) -> None:
     """Draw originals and their views, to judge a recipe by eye.
 
@@ -287,10 +288,11 @@ def views(
         samples: originals shown
         image_size: side of the views, in pixels; worked out from the data by default
         seed: seed of the views and of the choice of samples
+        channels: channels to read the images with; by default what the data hold
     """
     from barlow.training.pictures import draw_views
 
-    print(draw_views(data, out, recipe=recipe, samples=samples, image_size=image_size, seed=seed))
+    print(draw_views(data, out, recipe=recipe, samples=samples, image_size=image_size, seed=seed, channels=channels))
 
 
 def replay(run: RunPath, device: str | None = None) -> None:

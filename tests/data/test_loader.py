@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from torch import Tensor
@@ -391,6 +392,17 @@ def test_over_one_percent_unreadable_ends_the_run_and_names_them(tmp_path: Path,
     source = small_folder(tmp_path, 199, broken=(4, 120))
     with pytest.raises(InputError, match=r"2 of 199 samples cannot be read, over the limit of 1%: 0004\.png \(not"):
         drawn(Loader(source, np.arange(199), 10, cache=cache), 0)
+
+
+def test_one_file_of_another_form_is_skipped_and_named_however_few_the_others(tmp_path: Path) -> None:
+    small_folder(tmp_path, 60)
+    tifffile.imwrite(tmp_path / "scan.tif", np.zeros((5, 60, 50), np.uint8), photometric="minisblack")
+    source = open_source(tmp_path)
+    loader = Loader(source, np.arange(61), 61)
+    batch = next(loader.epoch(0))
+    assert batch.images is not None
+    assert batch.images.shape[:2] == (61, 3)
+    assert loader.skipped == [("scan.tif", "has 5 channels where the data set has 3")]
 
 
 def test_exactly_one_percent_unreadable_is_skipped(tmp_path: Path) -> None:

@@ -450,6 +450,11 @@ def put(path: Path, data: bytes) -> Path:
     return path
 
 
+def lzw(path: Path) -> Path:
+    Image.new("RGB", (8, 8)).save(path, compression="tiff_lzw")
+    return path
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -459,6 +464,8 @@ def put(path: Path, data: bytes) -> Path:
         (lambda p: str(p / "missing.npz"), "no such file or folder"),
         (lambda p: p, "no images found"),
         (lambda p: write(p / "one.png"), "is a single image; give the folder"),
+        (lambda p: write(p / "one.tif"), "is a single image; give a stack of pages"),
+        (lambda p: lzw(p / "one.tif"), "is a single image; give a stack of pages"),
         (lambda p: put(p / "x.csv", b"1,2"), "not a kind of file that holds a data set"),
         (lambda p: put(p / "x.npz", b"junk"), "cannot be read as a NumPy file"),
         (lambda p: put(p / "x.npy", b""), "cannot be read as a NumPy file"),

@@ -220,6 +220,8 @@ def test_half_a_tiff_is_corrupt_or_refused(tmp_path: Path) -> None:
         data = tiff(random_samples(1, bits).repeat(20, 1).repeat(20, 2), bits, BLACK, deflate=deflate)
         with pytest.raises(CorruptSample):
             open_image(data[: len(data) // 2], Form(1, torch.float32), "x").decode()
-    (tmp_path / "s.tif").write_bytes(data[: len(data) // 2])
+    tifffile.imwrite(tmp_path / "s.tif", random_samples(20, 16), photometric="minisblack")
+    stack = (tmp_path / "s.tif").read_bytes()
+    (tmp_path / "s.tif").write_bytes(stack[:1000])  # the pixels come first, 1,400 bytes of them
     with pytest.raises(InputError, match="cannot be read as TIFF"):
         open_source(tmp_path / "s.tif")

@@ -220,13 +220,13 @@ def open_tiff_stack(path: Path, *, channels: int | None) -> ArraySource:
     try:
         with path.open("rb") as file:
             tiff = Tiff(file)
-            bands, opacity = tiff.read()
+            bands, opacity = (None, None) if len(tiff.shape) == 3 else tiff.read()
     except Exception as error:  # damaged tags raise nearly anything
         raise InputError(f"{path}: cannot be read as TIFF ({' '.join(str(error).split())}).") from error
+    if bands is None:
+        raise InputError(f"{path}: is a single image; give a stack of pages, or the folder that holds many.")
     if bands.ndim == 5 and bands.shape[2] == 1 and opacity is None:
         bands = bands[:, :, 0]  # pages along two axes: samples, and their channels
-    if bands.ndim == 3:
-        raise InputError(f"{path}: is a single image; give a stack of pages, or the folder that holds many.")
     if bands.ndim != 4:
         raise InputError(f"{path}: a TIFF of shape {list(bands.shape)} is not a stack of images.")
     seen = bands if opacity is None else over_white(torch.from_numpy(bands), torch.from_numpy(opacity))

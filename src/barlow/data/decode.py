@@ -77,7 +77,9 @@ class Form:
 def open_image(data: bytes, form: Form, key: str) -> LazyImage:
     """The image in `data`, its pixels not decoded yet. Raises CorruptSample."""
     with _corrupt_as(key):
-        return _GuardedImage(_checked(_open(data, form.channels)), form, key)
+        image = _checked(_open(data, form.channels))
+        _check_fit(image.natural, form)
+        return _GuardedImage(image, form, key)
 
 
 def natural_form(data: bytes, key: str, channels: int | None = None) -> Form:
@@ -125,6 +127,12 @@ def _fits(channels: int, form: Form) -> bool:
     return channels == form.channels and not form.rgba
 
 
+def _check_fit(natural: Form, form: Form) -> None:
+    if not _fits(natural.channels, form):
+        wanted = "RGB and opacity" if form.rgba else form.channels
+        raise ValueError(f"has {natural.channels} channels where the data set has {wanted}")
+
+
 def decode_one(data: bytes | Image.Image, channels: int, dtype: torch.dtype, key: str) -> Tensor:
     """[channels, H, W] of one image that belongs to no source: its bytes, or as Pillow opened it.
 
@@ -133,6 +141,7 @@ def decode_one(data: bytes | Image.Image, channels: int, dtype: torch.dtype, key
     with _corrupt_as(key):
         image = _checked(_open(data, channels) if isinstance(data, bytes) else _PillowImage(data.copy()))
         form = Form(channels, dtype, rgba=channels == 4 and image.natural.channels in _PICTURE)
+        _check_fit(image.natural, form)
         return image.decode(form, 1)[0].contiguous()
 
 
@@ -358,9 +367,6 @@ def _to_form(bands: Tensor, opacity: Tensor | None, form: Form) -> Tensor:
     """[form.channels, H, W] of channels and straight opacity, which is laid over white unless it is wanted itself."""
     if bands.dtype == torch.float32 and not bool(torch.isfinite(bands).all()):
         raise ValueError("holds NaN or infinity")
-    if not _fits(len(bands), form):
-        wanted = "RGB and opacity" if form.rgba else form.channels
-        raise ValueError(f"has {len(bands)} channels where the data set has {wanted}")
     if opacity is None:
         return to_channels(_to_dtype(bands, form.dtype), form.channels)
     if form.rgba:

@@ -51,12 +51,19 @@ class Tiff:
         self.channels = (self._colours if self._palette is None else 3) + self._extra.count(EXTRASAMPLE.UNSPECIFIED)
         self.dtype = np.dtype(np.uint8 if page.bitspersample <= 8 or self._palette is not None else page.dtype)
 
-        codec = page.compression in TIFF.DECOMPRESSORS and page.predictor in TIFF.UNPREDICTORS
-        self._foreign = not codec or page.photometric not in _READ_HERE
+        has_codec = page.compression in TIFF.DECOMPRESSORS and page.predictor in TIFF.UNPREDICTORS
+        self._foreign = not has_codec or page.photometric not in _READ_HERE
         if self._foreign and self.dtype != np.uint8 and self.orientation in SIDEWAYS:
             self.shape = (*self.shape[:-2], self.shape[-1], self.shape[-2])
         if self._foreign:
             self.orientation = 1  # Pillow turns a TIFF by itself
+        plain = self.shape[:-2] == (1,) and page.photometric in _READ_HERE
+        if self._foreign and not (plain or self.is_for_pillow):
+            codec, colours = (getattr(kind, "name", kind) for kind in (page.compression, page.photometric))
+            raise ValueError(
+                f"a TIFF of compression {codec}, photometric interpretation {colours} and {samples} samples of "
+                f"{page.bitspersample} bits is not read; save it as 8-bit or 16-bit gray or RGB with Deflate"
+            )
 
     @property
     def is_for_pillow(self) -> bool:
@@ -69,8 +76,7 @@ class Tiff:
     def read(self) -> tuple[Array, Array | None]:
         """(channels [..., C, H, W], opacity [..., 1, H, W] or None): uint8, or float32 where white is 1.
 
-        Opacity is straight: colours that are stored multiplied by it are divided. Raises ValueError for a codec or a
-        colour space that is not known.
+        Opacity is straight: colours that are stored multiplied by it are divided.
         """
         samples = self._samples()
         if self._palette is None:
@@ -100,13 +106,6 @@ class Tiff:
         if not self._foreign:
             stored = self._series.asarray(maxworkers=1)
             return np.expand_dims(stored, -3) if self._axis < 0 else np.moveaxis(stored, self._axis, -3)
-        if self.shape[:-2] != (1,) or self._page.photometric not in _READ_HERE:
-            page = self._page
-            codec, colours = (getattr(kind, "name", kind) for kind in (page.compression, page.photometric))
-            raise ValueError(
-                f"a TIFF of compression {codec}, photometric interpretation {colours} and {page.samplesperpixel} "
-                f"samples of {page.bitspersample} bits is not read; save it as 8-bit or 16-bit gray or RGB with Deflate"
-            )
         self._file.seek(0)
         return np.array(TiffImagePlugin.TiffImageFile(self._file))[None]
 

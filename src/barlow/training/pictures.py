@@ -13,7 +13,14 @@ from barlow.views import ViewMaker, grid, view_maker
 
 
 def draw_views(
-    data: Any, out: str | Path, *, recipe: str = "auto", samples: int = 8, image_size: int | None = None, seed: int = 0
+    data: Any,
+    out: str | Path,
+    *,
+    recipe: str = "auto",
+    samples: int = 8,
+    image_size: int | None = None,
+    seed: int = 0,
+    channels: int | None = None,
 ) -> Path:
     """Write a PNG with originals and their views in two epochs; the settings are those `pretrain` would choose.
 
@@ -21,7 +28,7 @@ def draw_views(
     """
     if samples < 1:
         raise InputError(f"--samples must be 1 or more, got {samples}")
-    source = data if isinstance(data, Source) else open_source(data)
+    source = data if isinstance(data, Source) else open_source(data, channels=channels)
     if source.kind != "image":
         raise InputError(f"{source.name} holds {source.kind} samples; only views of images can be drawn")
     settings = {"recipe": recipe, "image_size": image_size, "seed": seed, "batch_size": 2, "holdout": 0.0}
