@@ -457,6 +457,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     warnings.showwarning = _one_line_warning
     try:
+        _check_homes(arguments)
         _parse(arguments or ["--help"])()
     except InputError as error:
         _fail(str(error))
@@ -476,6 +477,16 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         reason = (str(error).splitlines() or ["no room for a Python object"])[0]
         _fail(f"out of memory ({reason}); free some, or read fewer or smaller samples at once")
+
+
+def _check_homes(arguments: Sequence[str]) -> None:
+    """Every path of every command: `~name` of nobody would otherwise raise wherever the path is first used."""
+    for argument in arguments:
+        path = argument.rpartition("=")[2]
+        if path.startswith("~") and os.path.expanduser(path) == path:  # noqa: PTH111  pathlib raises instead
+            raise InputError(
+                f"there is no user '{path[1:].partition('/')[0]}', as '{path}' has it; give the path in full"
+            )
 
 
 def _parse(arguments: list[str]) -> Callable[[], Any]:
