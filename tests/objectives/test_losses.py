@@ -12,7 +12,7 @@ from torch import Tensor
 from barlow.errors import InputError
 from barlow.objectives import BarlowTwinsLoss, MixedBarlowTwinsLoss, correlation
 from barlow.objectives.correlation import Form, cheaper_form
-from barlow.objectives.ranks import Ranks
+from barlow.ranks import Ranks
 
 FORMS: tuple[Form, ...] = ("gram", "correlation", "auto")
 SHAPES = [(16, 40), (64, 20), (9, 9), (2, 5)]

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from barlow.errors import InputError
 from barlow.objectives import SwAVLoss
-from barlow.objectives.ranks import Ranks
 from barlow.objectives.swav import sinkhorn
+from barlow.ranks import Ranks
 
 
 def literal_codes(scores: Tensor, eps: float = 0.05, iterations: int = 3) -> Tensor:

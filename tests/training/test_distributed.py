@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from barlow.errors import InputError
-from barlow.ranks import Team, joined
+from barlow.ranks import Team
+from barlow.training.distributed import joined
 
 PROLOGUE = """
 import os, signal, sys, time, traceback
 import torch
 from barlow.errors import InputError
-from barlow.ranks import joined
+from barlow.training.distributed import joined
 torch.set_num_threads(1)
 children = []
 for rank in range({size}):
@@ -199,7 +200,7 @@ def test_an_absent_main_rank_ends_all_and_is_named(free_port: int) -> None:
 
 RESTARTED = """
 import os, pathlib, sys
-from barlow.ranks import joined
+from barlow.training.distributed import joined
 
 attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
 with joined("cpu") as team:

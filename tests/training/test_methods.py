@@ -18,7 +18,7 @@ from barlow.config import METHODS, config_from_settings
 from barlow.data import Batch, Loader, open_source
 from barlow.errors import InputError
 from barlow.objectives import BarlowTwinsLoss
-from barlow.objectives.ranks import Ranks
+from barlow.ranks import Ranks
 from barlow.run import Run
 from barlow.training.methods import AsymmetricBarlowTwins, MixedBarlowTwins
 from barlow.training.plan import make_plan, split_indices

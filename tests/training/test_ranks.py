@@ -197,12 +197,11 @@ def test_a_rank_whose_data_worker_dies_ends_both_with_one_line(
 
 
 LOST = """
-from barlow import ranks
-from barlow.training import pretrain, signals, validation
+from barlow.training import distributed, pretrain, signals, validation
 
 data, out, settings, moments = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), json.loads(sys.argv[4])
 AT = {
-    "meeting": (ranks.dist, "init_process_group"),
+    "meeting": (distributed.dist, "init_process_group"),
     "opening": (pretrain, "open_source"),
     "restoring": (pretrain, "load_latest"),
     "first step": (trainer.Trainer, "train_step"),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from barlow.errors import InputError
-from barlow.objectives.ranks import Ranks
+from barlow.ranks import Ranks
 
 
 class GlobalBatchNorm(_BatchNorm):

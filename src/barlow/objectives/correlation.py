@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from barlow.errors import InputError, suggest
-from barlow.objectives.ranks import Ranks
+from barlow.ranks import Ranks
 
 Form = Literal["auto", "gram", "correlation"]
 

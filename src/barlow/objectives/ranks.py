@@ -1,94 +1,13 @@
-"""The batch spread over the ranks of a process group: who holds how many rows; sums and gathers with exact gradients.
-
-Every rank computes the same global loss L. Each collective here carries the adjoint of its own map, so the backward
-pass of all ranks together is that of the sum over ranks of L, that is W times dL/dz on every rank.
-DistributedDataParallel divides by W: the averaged gradient is that of one process holding the whole batch.
-"""
+"""What the ranks of a process group agree on before they compute a loss together."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from barlow.errors import InputError
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """How many rows of the global batch each rank holds, in the order of the ranks."""
-
-    rows: tuple[int, ...]
-    rank: int = 0
-    group: dist.ProcessGroup | None = None
-
-    @property
-    def total(self) -> int:
-        """Rows of the global batch, N."""
-        return sum(self.rows)
-
-    @property
-    def world(self) -> int:
-        """How many ranks share the batch, W."""
-        return len(self.rows)
-
-    @property
-    def first(self) -> int:
-        """Place of this rank's first row in the global batch."""
-        return sum(self.rows[: self.rank])
-
-    def sum(self, x: Tensor) -> Tensor:
-        """The sum of `x` over the ranks, on every rank; its gradient is summed over the ranks likewise."""
-        return x if self.world == 1 else cast(Tensor, _AllReduce.apply(x, self.group))
-
-    def mean(self, x: Tensor) -> Tensor:
-        """The mean of `x` [n] over the samples of the global batch, a scalar."""
-        return self.sum(x.sum()) / self.total
-
-    def gather(self, x: Tensor) -> Tensor:
-        """The rows [n, D] of all ranks as [N, D], on every rank; n may differ between ranks."""
-        return x if self.world == 1 else cast(Tensor, _GatherRows.apply(x, self))
-
-
-class _AllReduce(torch.autograd.Function):
-    @staticmethod
-    def forward(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-        total = x.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total, group=group)
-        return total
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.group = inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return cast(Tensor, _AllReduce.apply(grad, ctx.group)), None
-
-
-class _GatherRows(torch.autograd.Function):
-    @staticmethod
-    def forward(x: Tensor, ranks: Ranks) -> Tensor:
-        # Collectives want equal shapes: short shards travel padded to the longest, and the padding is cut off here.
-        longest = max(ranks.rows)
-        sent = torch.nn.functional.pad(x, (0, 0, 0, longest - x.shape[0])).contiguous()
-        shards = [torch.empty_like(sent) for _ in ranks.rows]
-        dist.all_gather(shards, sent, group=ranks.group)
-        return torch.cat([shard[:n] for shard, n in zip(shards, ranks.rows, strict=True)])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.ranks = inputs[1]
-        ctx.set_materialize_grads(False)  # the first backward pass never asks for this gradient: send nothing then
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, None]:
-        if grad is None:
-            return None, None
-        ranks: Ranks = ctx.ranks
-        return ranks.sum(grad)[ranks.first : ranks.first + ranks.rows[ranks.rank]], None
+from barlow.ranks import Ranks
 
 
 def share_batch(views: Sequence[Tensor], group: dist.ProcessGroup | None = None, fault: str = "") -> Ranks:

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from barlow.objectives.barlow_twins import check_positive
 from barlow.objectives.correlation import to_compute_dtype
-from barlow.objectives.ranks import Ranks, share_batch
+from barlow.objectives.ranks import share_batch
+from barlow.ranks import Ranks
 
 EPSILON = 0.05
 """Entropy of the assignments: smaller is harder."""

@@ -32,7 +32,8 @@ from barlow.objectives.correlation import (
     standardize,
     to_compute_dtype,
 )
-from barlow.objectives.ranks import Ranks, share_batch
+from barlow.objectives.ranks import share_batch
+from barlow.ranks import Ranks
 
 Variant = Literal[
     "auto-correlation",

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from barlow.objectives.barlow_twins import check_weight, named_terms
 from barlow.objectives.correlation import Form, centre, check_form, correlate, exact_matmul, to_compute_dtype
-from barlow.objectives.ranks import Ranks, share_batch
+from barlow.objectives.ranks import share_batch
+from barlow.ranks import Ranks
 
 EPS = 1e-4
 """Added to the variance inside the square root (algorithm 1)."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from barlow.objectives import BYOLLoss, DINOLoss, MoCoLoss, NTXentLoss, SimSiamLoss, SwAVLoss, VICRegLoss, WMSELoss
 from barlow.objectives.dino import moved_centre
-from barlow.objectives.ranks import Ranks
+from barlow.ranks import Ranks
 from barlow.training.methods import Method, Terms
 from barlow.training.network import TwinNetwork
 from barlow.training.schedules import cosine_ema_decay

@@ -20,9 +20,9 @@ from barlow.objectives import (
     VICRegLoss,
     WMSELoss,
 )
-from barlow.objectives.ranks import Ranks
 from barlow.objectives.variants import Variant
 from barlow.objectives.w_mse import SAMPLES_PER_FEATURE
+from barlow.ranks import Ranks
 from barlow.training.baselines import BYOL, DINO, MoCo, OfPairs, SimSiam, SwAV
 from barlow.training.methods import AsymmetricBarlowTwins, BarlowTwins, Method, MixedBarlowTwins
 from barlow.training.network import TwinNetwork

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from barlow.objectives import BarlowTwinsLoss, MixedBarlowTwinsLoss, VariantLoss
-from barlow.objectives.ranks import Ranks
+from barlow.ranks import Ranks
 from barlow.training.network import TwinNetwork
 from barlow.training.targets import Target
 from barlow.views import draw_mix, mix_views

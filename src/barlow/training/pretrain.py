@@ -21,9 +21,10 @@ from barlow.errors import InputError
 from barlow.evaluation.knn import TEMPERATURE, K
 from barlow.files import LOCK, locked, read_json, remove_leftovers, write_json
 from barlow.models import Encoder, save_encoder
-from barlow.ranks import Team, joined
+from barlow.ranks import Team
 from barlow.run import CONFIG, FACTS, HEALTH, METRICS, Run
 from barlow.training.checkpoint import CheckpointError, CheckpointWriter, generators_given_back, load_latest, pause
+from barlow.training.distributed import joined
 from barlow.training.faults import Fault, save_replay
 from barlow.training.loop import Hooks, Meter, Record, train
 from barlow.training.memory import is_out_of_memory
