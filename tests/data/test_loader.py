@@ -1,5 +1,6 @@
 """Batches: right samples, same for any cache, workers, ranks and after a resume; unreadable ones replaced and named."""
 
+import importlib
 import itertools
 import multiprocessing
 import os
@@ -306,9 +307,12 @@ def test_views_that_cannot_be_sent_to_workers_are_refused_in_one_line(tmp_path: 
 def test_what_a_worker_cannot_load_is_said_without_a_traceback_of_its_own(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The modules of these tests are not on the path of a new interpreter."""
-    loader = Loader(mixed_folder(tmp_path, 8), np.arange(8), 4, maker=TwoCorners(), workers=1)
-    with pytest.raises(WorkerDied, match=r"(?s)data worker 0 \(pid \d+\) failed.*No module named 'tests'"):
+    (tmp_path / "elsewhere.py").write_text("class Maker:\n    pass\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        maker = importlib.import_module("elsewhere").Maker()
+    loader = Loader(mixed_folder(tmp_path, 8), np.arange(8), 4, maker=maker, workers=1)
+    with pytest.raises(WorkerDied, match=r"(?s)data worker 0 \(pid \d+\) failed.*No module named 'elsewhere'"):
         list(loader.epoch(0))
     assert capfd.readouterr().err == ""
 
