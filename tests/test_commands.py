@@ -21,6 +21,7 @@ import barlow.serve
 from barlow import cli
 from barlow.cli import main
 from barlow.config import PretrainConfig, config_to_dict
+from barlow.data import identity, open_source
 from barlow.embedding import read_features
 from barlow.errors import InputError
 from barlow.files import write_json
@@ -43,7 +44,8 @@ def run(tmp_path: Path, data: Path) -> Run:
     folder = tmp_path / "runs" / "one"
     save_encoder(build_encoder("resnet10-narrow", channels=1, image_size=8), Preprocess(8, 1, (0.5,), (0.2,)), folder)
     write_json(folder / "config.json", config_to_dict(PretrainConfig()))
-    write_json(folder / "run.json", {"data_name": str(data), "n": 40, "n_held": 0, "channels": 1})
+    facts = {"location": str(data), **identity(open_source(data))}
+    write_json(folder / "run.json", {"data_name": str(data), "n": 40, "n_held": 0, "channels": 1, "data": facts})
     return Run(folder)
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from barlow.config import PretrainConfig, config_from_dict
+from barlow.data import Source, difference, identity, open_source
 from barlow.errors import InputError
 from barlow.files import read_json, write_json
 from barlow.models import Encoder, load_encoder
@@ -57,6 +58,17 @@ class Run:
     def facts(self) -> dict[str, Any]:
         """What was worked out from the data, the environment, and the status (running, finished, ...)."""
         return read_json(self.path / FACTS) if (self.path / FACTS).exists() else {}
+
+    def open_data(self) -> Source:
+        """The data the run was trained on. Raises InputError where they are not found, or are not what they were."""
+        facts = self.facts
+        then = facts.get("data", {})
+        if not then.get("location"):
+            raise InputError(f"{self.path / FACTS} does not say where the data of this run lie")
+        source = open_source(then["location"], split=self.config.data.split, channels=facts["channels"])
+        if found := difference(then, identity(source)):
+            raise InputError(f"{then['location']} does not hold the data of {self.path} any more: {found}")
+        return source
 
     @property
     def checkpoints(self) -> Path:

@@ -164,6 +164,25 @@ def test_a_disk_cache_is_found_again_and_made_anew_when_files_change(
     assert all(int(views[0].min()) == 255 for _, views in drawn(changed, 0))
 
 
+def test_a_disk_cache_is_made_anew_when_content_changes_under_the_same_size_and_time(
+    tmp_path: Path, own_caches: Path
+) -> None:
+    def pictures(shade: int) -> None:
+        for i in range(20):
+            path = tmp_path / f"{i}.bmp"
+            Image.new("L", (8, 8), shade + i).save(path)
+            os.utime(path, (1e9, 1e9))
+
+    def cached() -> list[int]:
+        ((_, views),) = drawn(Loader(open_source(tmp_path), np.arange(20), 20, cache="disk"), 0)
+        return sorted(views[0][:, 0, 0, 0].tolist())
+
+    pictures(100)
+    assert cached() == list(range(100, 120))
+    pictures(200)
+    assert cached() == list(range(200, 220))
+
+
 def test_a_disk_cache_whose_making_was_broken_off_is_made_again(
     tmp_path: Path, own_caches: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

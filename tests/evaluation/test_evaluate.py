@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from barlow.config import PretrainConfig, config_to_dict
-from barlow.data import CorruptSample, Source, holdout_split, open_source
+from barlow.data import CorruptSample, Source, holdout_split, identity, open_source
 from barlow.data.arrays import ArraySource, from_array
 from barlow.errors import InputError
 from barlow.evaluation import (
@@ -259,7 +259,8 @@ def test_plain_functions_refuse_features_that_are_not_finite(measure_features: C
 
 
 def test_results_of_any_names_have_files_of_their_own(tmp_path: Path) -> None:
-    run = run_on("data", tmp_path / "run", n_held=0)
+    np.savez(tmp_path / "data.npz", x=np.zeros((4, 8, 8), np.uint8))
+    run = run_on(tmp_path / "data.npz", tmp_path / "run", n_held=0)
     names = ["データ", "写真", "a b", "a-b", "a/b", "é" * 300, "é" * 299, "a b"]
     files = [run.save_evaluation({"protocol": "knn", "data": name, "value": i}) for i, name in enumerate(names)]
     assert files[:3] == [run.path / "evaluations" / f"knn-{name}.json" for name in ("データ", "写真", "a-b")]
@@ -388,13 +389,15 @@ def _named() -> Encoder:
     return encoder
 
 
-def run_on(data: object, folder: Path, n_held: int, n: int = 40) -> Run:
+def run_on(data: Path, folder: Path, n_held: int) -> Run:
     """A run folder as pretraining leaves it, with the pixels' encoder of `wrapped` replaced by a fresh small one."""
     encoder = _named()
     assert encoder.preprocess is not None
     save_encoder(encoder, encoder.preprocess, folder)
     write_json(folder / "config.json", config_to_dict(PretrainConfig()))
-    write_json(folder / "run.json", {"data_name": str(data), "n": n, "n_held": n_held, "channels": 1})
+    source = open_source(data)
+    facts = {"data_name": str(data), "n": len(source), "n_held": n_held, "channels": 1}
+    write_json(folder / "run.json", {**facts, "data": {"location": source.location, **identity(source)}})
     return Run(folder)
 
 
@@ -419,21 +422,42 @@ def test_a_runs_results_are_saved_and_say_which_images_pretraining_saw(tmp_path:
 
 def test_what_a_later_protocol_stops_on_leaves_the_earlier_results(tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", x=np.zeros((4, 8, 8), np.uint8))
-    run = run_on(tmp_path / "data.npz", tmp_path / "run", n_held=0, n=4)
+    run = run_on(tmp_path / "data.npz", tmp_path / "run", n_held=0)
     with pytest.raises(InputError, match="500-shot"):
         evaluate(run, patterns(40), (KNN(3), FewShot(500)), baselines=(), check_overlap=False)
     (saved,) = run.evaluations()
     assert (saved["protocol"], saved["settings"]["overlap_checked"]) == ("knn-k3-t0.07", False)
     (tmp_path / "data.npz").unlink()
     (result,) = evaluate(run, patterns(40), (KNN(3),), baselines=())
-    assert any("is not known: its data cannot be opened" in warning for warning in result.warnings)
+    assert any("is not known: " in warning and "there is no such file" in warning for warning in result.warnings)
+
+
+def test_of_data_that_changed_or_is_looked_for_from_elsewhere_the_overlap_is_right_or_not_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = patterns(40)
+    pixels = torch.stack([source.read(i) for i in range(40)]).numpy()[:, 0]
+    np.savez(tmp_path / "data.npz", x=pixels, y=source.labels)  # type: ignore[arg-type]
+    (tmp_path / "elsewhere").mkdir()
+    other = {"x": 255 - pixels, "y": source.labels}
+    np.savez(tmp_path / "elsewhere" / "data.npz", **other)  # type: ignore[arg-type]
+    monkeypatch.chdir(tmp_path)
+    run = run_on(Path("data.npz"), tmp_path / "run", n_held=0)
+    monkeypatch.chdir(tmp_path / "elsewhere")  # where another file has the name
+    (result,) = evaluate(run, tmp_path / "data.npz", (KNN(3),), baselines=())
+    assert result.warnings == ("8 of 8 evaluation images were seen, without labels, in pretraining",)
+    np.savez(tmp_path / "data.npz", **other)  # type: ignore[arg-type]
+    (result,) = evaluate(run, source, (KNN(3),), baselines=())
+    (warning,) = result.warnings
+    assert "is not known: " in warning
+    assert "any more: as many samples, but their contents differ" in warning
 
 
 def test_on_the_data_of_pretraining_what_was_held_out_then_is_scored(tmp_path: Path) -> None:
     source = patterns(60)
     pixels = torch.stack([source.read(i) for i in range(60)]).numpy()[:, 0]
     np.savez(tmp_path / "data.npz", x=pixels, y=source.labels)  # type: ignore[arg-type]
-    run = run_on(tmp_path / "data.npz", tmp_path / "run", n_held=15, n=60)
+    run = run_on(tmp_path / "data.npz", tmp_path / "run", n_held=15)
     (result,) = evaluate(run, tmp_path / "data.npz", (KNN(3),), baselines=(), seed=7)
     assert (result.n, result.n_train, result.warnings) == (15, 45, ())
     assert result.split == "the run's own: fitted on what it was trained on, scored on what it held out, seed 0"

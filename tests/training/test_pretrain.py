@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import barlow
@@ -384,13 +385,36 @@ def test_what_cannot_be_trained_is_refused_in_one_line(
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+def test_a_resume_sees_that_the_data_changed_and_follows_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    for i, image in enumerate(blobs()):
+        Image.fromarray(image).save(tmp_path / "data" / f"{i:02}.bmp")  # all of one size
+    run = run_tiny(tmp_path / "run", tmp_path / "data", epochs=1)
+    shutil.copytree(tmp_path / "data", tmp_path / "copy")
+    monkeypatch.chdir(tmp_path)
+    for spelling in ("data", "./data/../data", tmp_path / "copy"):
+        assert run_tiny(tmp_path / "run", spelling, epochs=1, resume=True).facts["status"] == "finished"
+    assert run.open_data().location == str(tmp_path / "copy")
+    for i, image in enumerate(blobs(30, seed=9)):
+        Image.fromarray(image).save(tmp_path / "data" / f"{i:02}.bmp")
+    with pytest.raises(InputError, match="cannot resume .*data does not hold .*contents differ"):
+        run_tiny(tmp_path / "run", tmp_path / "data", epochs=1, resume=True)
+    (tmp_path / "copy" / "03.bmp").rename(tmp_path / "copy" / "3.bmp")
+    with pytest.raises(InputError, match="cannot resume .*copy does not hold .*names.* differ"):
+        run_tiny(tmp_path / "run", tmp_path / "copy", epochs=1, resume=True)
+    with pytest.raises(InputError, match="does not hold the data of .* any more: .*names.* differ"):
+        run.open_data()
+
+
 def test_an_existing_run_is_neither_replaced_nor_resumed_unless_asked(tmp_path: Path) -> None:
     run_tiny(tmp_path / "run", epochs=1)
     with pytest.raises(InputError, match="already holds a run; use --resume .* or --overwrite"):
         run_tiny(tmp_path / "run", epochs=1)
     with pytest.raises(InputError, match=r"other settings: --epochs 2 \(was 1\)"):
         run_tiny(tmp_path / "run", epochs=2, resume=True)
-    with pytest.raises(InputError, match="cannot resume .* n is 80 now and was 72"):
+    with pytest.raises(InputError, match="cannot resume .* 80 samples now and 72 then"):
         run_tiny(tmp_path / "run", blobs(80), epochs=1, resume=True)
     assert run_tiny(tmp_path / "fresh", epochs=1, resume=True).facts["status"] == "finished"
     (tmp_path / "run" / "replay-000000001.pt").touch()

@@ -1,5 +1,6 @@
 """Where samples come from: folders, arrays, named data sets, shards; splits; loaders."""
 
+from .content import difference, identity
 from .describe import Description, describe
 from .loader import Batch, Loader
 from .opening import open_source
@@ -15,6 +16,8 @@ __all__ = [
     "Source",
     "WorkerDied",
     "describe",
+    "difference",
     "holdout_split",
+    "identity",
     "open_source",
 ]

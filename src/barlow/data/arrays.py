@@ -16,6 +16,7 @@ from torch import Tensor
 from barlow.errors import InputError
 
 from .decode import MAX_CHANNELS, MIN_SIDE, channel_axis, over_white, pixels_to_tensor, to_channels
+from .files import file_stamp
 from .memory import MEMORY_SHARE, available_memory
 from .source import IntArray, Kind, Source, digest
 from .tiff import Tiff
@@ -65,9 +66,10 @@ class ArraySource(Source):
         return hashlib.sha256(self.read(i).numpy().tobytes()).hexdigest()
 
     def fingerprint(self) -> str:
-        stat = self.path.stat() if self.path else None
-        content = (stat.st_size, stat.st_mtime_ns) if stat else id(self.array)
-        return digest(self.name, self.path, content, *filter(None, [self.member]))
+        return digest(file_stamp(self.path) if self.path else id(self.array), self.member)
+
+    def stored_sizes(self) -> IntArray:
+        return np.full(len(self), self.read(0).nbytes, np.int64)  # as samples are handed out, whatever the file's dtype
 
 
 def from_array(

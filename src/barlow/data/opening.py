@@ -48,6 +48,10 @@ def open_source(
     source = _open(data, split, channels, kind)
     if len(source) == 0:
         raise InputError(f"{source.name}: holds no samples.")
+    if isinstance(data, str) and data in NAMES:
+        source.location = data
+    elif isinstance(data, str | Path):
+        source.location = os.path.abspath(Path(data).expanduser())  # noqa: PTH100  a pattern is no path to resolve
     return source
 
 

@@ -75,7 +75,10 @@ class PackedSource(EncodedSource):
         return data
 
     def fingerprint(self) -> str:
-        return digest(self.name, *self.stamps)
+        return digest(*self.stamps)
+
+    def stored_sizes(self) -> IntArray:
+        return self.index.size
 
 
 def packed_source(

@@ -110,6 +110,8 @@ class Source(ABC):
     """[N] number of the shard or row group that stores the sample, where reading by group is faster; or None."""
     split_names: tuple[str, ...] = ()
     """Splits that `open_source(..., split=)` knows here."""
+    location: str = ""
+    """Where it is found again from any folder: an absolute path or pattern, or the name of a data set; else empty."""
     note: str = ""
     """What was decided on opening and a person may want to know: the split taken, where labels come from."""
 
@@ -130,6 +132,10 @@ class Source(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """Changes when the stored data may have changed: the key of caches made from this source."""
+
+    def stored_sizes(self) -> IntArray:
+        """[N] bytes that each sample takes where it is stored; zeros where that is not known."""
+        return np.zeros(len(self), np.int64)
 
     def image(self, i: int) -> LazyImage:
         """Sample i with its size known before its pixels are decoded. Raises CorruptSample."""

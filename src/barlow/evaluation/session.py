@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from barlow.data import Source, holdout_split, open_source
+from barlow.data import Source, difference, holdout_split, identity
+from barlow.data.content import content_hashes
 from barlow.errors import InputError, suggest
 from barlow.evaluation.baselines import PIXEL_SIDE, calibrate, principal_pixels, random_init, raw_pixels
 from barlow.evaluation.features import BATCH_SIZE, choose_device, device_of, preprocess_of
 from barlow.evaluation.frozen import frozen
 from barlow.evaluation.intervals import LEVEL
-from barlow.evaluation.overlap import content_hashes, overlap
+from barlow.evaluation.overlap import overlap
 from barlow.evaluation.paired import pack
 from barlow.evaluation.task import EvaluationProtocol, Ints, Score, Subset, Task
 from barlow.models import Encoder, load_encoder
@@ -34,9 +35,6 @@ BASELINES: dict[str, Callable[[Encoder, Subset, int], Encoder]] = {
 
 RANDOM_SEEDS = 3
 """Random networks whose mean is the baseline of a frozen encoder."""
-
-COMPARED = 64
-"""Samples whose content tells whether two sources are the same data."""
 
 
 @dataclass(frozen=True)
@@ -277,19 +275,22 @@ def _unknown_classes(splits: Splits) -> tuple[str, ...]:
 
 
 def _warnings(splits: Splits, run: Run | None) -> tuple[str, ...]:
-    tested, found = content_hashes(splits.test), []
-    train_hashes = set(content_hashes(splits.train))
+    tested, found = content_hashes(splits.test.source, splits.test.indices), []
+    train_hashes = set(content_hashes(splits.train.source, splits.train.indices))
     shared = overlap(tested, train_hashes)
     if shared:
         found.append(f"{shared} of {len(tested)} evaluation images are also in the labelled training split")
-    trained = _pretraining_set(run)
+    try:
+        trained = None if run is None else _pretraining_set(run)
+    except InputError as error:
+        trained = None
+        found.append(f"whether pretraining has seen the evaluation images is not known: {error}")
     if trained is not None:
-        hashes = train_hashes if _same_subset(trained, splits.train) else set(content_hashes(trained))
+        same = _same_subset(trained, splits.train)
+        hashes = train_hashes if same else set(content_hashes(trained.source, trained.indices))
         seen = overlap(tested, hashes)
         if seen:
             found.append(f"{seen} of {len(tested)} evaluation images were seen, without labels, in pretraining")
-    elif run is not None:
-        found.append("whether pretraining has seen the evaluation images is not known: its data cannot be opened")
     return tuple(found)
 
 
@@ -298,20 +299,10 @@ def _same_subset(a: Subset, b: Subset) -> bool:
     return np.array_equal(a.indices, b.indices) and a.source.fingerprint() == b.source.fingerprint()
 
 
-def _pretraining_set(run: Run | None) -> Subset | None:
-    """The samples the run was trained on, or None where its data cannot be opened (an array, a folder that is gone)."""
-    source = None if run is None else _pretraining_source(run)
-    if run is None or source is None:
-        return None
-    return Subset(source, _pretraining_rows(run, source)[0]) if len(source) == run.facts["n"] else everything(source)
-
-
-def _pretraining_source(run: Run) -> Source | None:
-    try:
-        facts = run.facts
-        return open_source(facts["data_name"], split=run.config.data.split, channels=facts["channels"])
-    except (InputError, KeyError):
-        return None
+def _pretraining_set(run: Run) -> Subset:
+    """The samples the run was trained on. Raises InputError where they cannot be told, as `Run.open_data` does."""
+    source = run.open_data()
+    return Subset(source, _pretraining_rows(run, source)[0])
 
 
 def _pretraining_rows(run: Run, source: Source) -> tuple[Ints, Ints]:
@@ -325,16 +316,7 @@ def _pretraining_rows(run: Run, source: Source) -> tuple[Ints, Ints]:
 def split_of_pretraining(run: Run, source: Source) -> tuple[Subset, Subset] | None:
     """Samples of `source` that the run was trained on and those it held out; None where it was trained on other data,
     or on all of it."""
-    trained_on = _pretraining_source(run)
-    if trained_on is None or len(trained_on) != run.facts["n"] or not _same_samples(trained_on, source):
+    if "data" not in run.facts or difference(run.facts["data"], identity(source)):
         return None
     trained, held = _pretraining_rows(run, source)
     return (Subset(source, trained), Subset(source, held)) if len(held) else None
-
-
-def _same_samples(a: Source, b: Source) -> bool:
-    """Whether two sources have the same samples in the same order, by their names and the content of some."""
-    if len(a) != len(b) or any(x != y for x, y in zip(a.keys, b.keys, strict=True)):
-        return False
-    some = np.linspace(0, len(a) - 1, num=min(len(a), COMPARED), dtype=np.int64)
-    return content_hashes(Subset(a, some)) == content_hashes(Subset(b, some))

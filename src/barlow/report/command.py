@@ -53,12 +53,11 @@ def _source(run: Run, data: Any) -> Source | None:
     """The images to show; None where the run's own data is gone or nothing was trained yet."""
     if not (run.path / "encoder.safetensors").exists():
         return None
-    channels = run.facts.get("channels")
     if data is not None:
-        return data if isinstance(data, Source) else open_source(data, channels=channels)
+        return data if isinstance(data, Source) else open_source(data, channels=run.facts.get("channels"))
     try:
-        return open_source(run.facts["data_name"], split=run.config.data.split, channels=channels)
-    except (InputError, KeyError):
+        return run.open_data()
+    except InputError:
         return None
 
 

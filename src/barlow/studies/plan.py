@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from barlow.config import PretrainConfig, config_from_settings, config_to_dict
-from barlow.data import Source, describe
+from barlow.data import Source, describe, identity
 from barlow.errors import InputError, suggest
 from barlow.models.encoders import Architecture, timm_options
 from barlow.studies.settings import apply, choose_levels
@@ -29,9 +27,6 @@ BUDGETS: Mapping[str, Mapping[str, Any]] = {
 }
 """Settings of all cells, under those of the study: `full` for a GPU and tens of thousands of images, `small` for a
 thousand images on two cores, where a larger share is held out so that scores can be told apart."""
-
-COMPARED = 64
-"""Samples whose content stands for the data's."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +71,13 @@ def make_plan(
         raise InputError(f"--seeds must be 1 or more, got {seeds}")
     axes, given = apply(_thinned(study) if budget == "small" else study, settings or {})
     own = {**study.settings, **(study.small if budget == "small" else {})}
-    identity, cells = data_identity(source), []
+    data, cells = data_identity(source), []
     about = describe(source)
     recipe = choose_recipe(source, about, about.channels, choose_image_size(about))
     for levels, varied in grid(axes):
         config = config_from_settings(_on_recipe({**BUDGETS[budget], **own, **given, **varied}, recipe))
         check_names(config)
-        cells += [_cell(study, levels, config, seed, source, identity) for seed in range(seeds)]
+        cells += [_cell(study, levels, config, seed, source, data) for seed in range(seeds)]
     return StudyPlan(study, axes, tuple(cells))
 
 
@@ -107,7 +102,7 @@ def _thinned(study: Study) -> Study:
 
 
 def _cell(
-    study: Study, levels: Mapping[str, str], config: PretrainConfig, seed: int, source: Source, identity: str
+    study: Study, levels: Mapping[str, str], config: PretrainConfig, seed: int, source: Source, data: str
 ) -> Cell:
     seeded = config_from_settings({"seed": seed}, config)
     train, _ = split_indices(seeded, source)
@@ -117,29 +112,24 @@ def _cell(
         kept = {"checkpoint_steps": steps, "keep_checkpoints": 2 * study.snapshots}
         seeded = config_from_settings(kept, seeded)
     few = f"batch {batch:,} is more than the {len(train):,} samples to train on" if batch > len(train) else ""
-    return Cell(study.name, levels, seed, seeded, cell_key(seeded, identity), study.left_out(levels) or few)
+    return Cell(study.name, levels, seed, seeded, cell_key(seeded, data), study.left_out(levels) or few)
 
 
-def cell_key(config: PretrainConfig, identity: str) -> str:
+def cell_key(config: PretrainConfig, data: str) -> str:
     """What a cell is filed under: a hash of every setting, the seed among them, and of the data.
 
     Of a recipe file what it says counts, beside its name.
     """
-    parts: list[object] = [config_to_dict(config), identity]
+    parts: list[object] = [config_to_dict(config), data]
     if config.views.recipe.endswith(".toml"):
         parts.append(resolve_recipe(config.views.recipe).to_dict())
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def data_identity(source: Source) -> str:
-    """A hash of the samples' names, labels, and the content of some: the same for a copy on another machine."""
-    some = np.linspace(0, len(source) - 1, num=min(len(source), COMPARED), dtype=np.int64)
-    digest = hashlib.sha256(json.dumps([source.kind, source.channels, len(source)]).encode())
-    for key in source.keys:
-        digest.update(f"{key}\n".encode("utf-8", "surrogateescape"))
+    """A hash of the samples and their labels: the same for a copy on another machine."""
+    digest = hashlib.sha256(json.dumps([source.kind, source.channels, identity(source)]).encode())
     digest.update(b"" if source.labels is None else source.labels.tobytes())
-    for i in some:
-        digest.update(source.content_hash(int(i)).encode())
     return digest.hexdigest()
 
 

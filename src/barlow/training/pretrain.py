@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from barlow.config import PretrainConfig, config_from_settings, config_to_dict, flag, leaves
-from barlow.data import CorruptSample, Loader, Source, WorkerDied, open_source
+from barlow.data import CorruptSample, Loader, Source, WorkerDied, difference, identity, open_source
 from barlow.diagnostics import expected_initial_loss
 from barlow.errors import InputError
 from barlow.evaluation.knn import TEMPERATURE, K
@@ -45,7 +46,8 @@ MANY = 20_000  # samples whose decoding takes long enough to be announced
 MOST_ROWS = 10_000  # training rows kept to draw corrupted features from
 EXPECTED = ("barlow-twins", "mixed-barlow-twins")  # methods whose first loss is known beforehand
 LEAST_EXPECTED = 3  # samples in a batch: the correlations of two are 1 or -1
-MAY_CHANGE = frozenset({"local_batch", "world_size", "device", "workers"})  # of a plan, between start and resume
+# Of a plan, between start and resume. The data are compared by content: a copy may lie elsewhere.
+MAY_CHANGE = frozenset({"data_name", "local_batch", "world_size", "device", "workers"})
 OF_EACH_RANK = {"device": "", "workers": 0}  # of a plan; machines of one run need not be equal
 REWRITTEN = (CONFIG, FACTS, METRICS, HEALTH, "encoder.*")  # files that a killed run may have left half written
 # In the order of their removal: a folder is a run as long as it has its settings, so they go last, and come last.
@@ -134,7 +136,7 @@ def _begin(
     with placing(plan.device):
         session = _Session(folder, config, plan, source, module, team, quiet=quiet or not team.is_main)
     if team.is_main:  # only now: settings that cannot be built must not replace an earlier run
-        _prepare_folder(folder, config, plan, held, resume=resume, overwrite=overwrite)
+        _prepare_folder(folder, config, plan, source, held, resume=resume, overwrite=overwrite)
     team.barrier()  # nobody looks into the folder before it is ready
     if resume:
         with placing(plan.device):
@@ -156,7 +158,14 @@ def _settings_of(
 
 
 def _prepare_folder(
-    folder: Path, config: PretrainConfig, plan: Plan, held: ExitStack, *, resume: bool, overwrite: bool
+    folder: Path,
+    config: PretrainConfig,
+    plan: Plan,
+    source: Source,
+    held: ExitStack,
+    *,
+    resume: bool,
+    overwrite: bool,
 ) -> None:
     """Make the folder this run's alone, and ready; its lock is freed with `held`."""
     is_run = (folder / CONFIG).exists()
@@ -164,24 +173,26 @@ def _prepare_folder(
         raise InputError(f"{folder} already holds a run; use --resume to continue it or --overwrite to replace it")
     if not is_run and folder.is_dir() and any(not _is_ours(path) for path in folder.iterdir()):
         raise InputError(f"{folder} is not empty and not a run; choose a new folder for --out")
+    facts = _facts(plan, source)
     try:
         held.enter_context(locked(folder / LOCK, wait=False))
         for name in REWRITTEN:
             remove_leftovers(folder, name)
         if is_run and resume:
-            _same_plan(folder, plan)
-            write_json(folder / FACTS, {**read_json(folder / FACTS), **_facts(plan)})
+            _same_plan(folder, facts)
+            write_json(folder / FACTS, {**read_json(folder / FACTS), **facts})
             return
         for path in (path for name in EARLIER_RUN for path in folder.glob(name)):
             _remove(path)
-        write_json(folder / FACTS, _facts(plan))
+        write_json(folder / FACTS, facts)
         write_json(folder / CONFIG, config_to_dict(config))
     except OSError as error:
         raise InputError(f"cannot write to {folder}: {error.strerror}; choose another --out") from None
 
 
-def _facts(plan: Plan) -> dict[str, Any]:
-    return {**plan.to_dict(), "environment": environment(), "status": "running"}
+def _facts(plan: Plan, source: Source) -> dict[str, Any]:
+    data = {"location": source.location, **identity(source)}
+    return {**plan.to_dict(), "data": data, "environment": environment(), "status": "running"}
 
 
 def _is_ours(path: Path) -> bool:
@@ -196,14 +207,16 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _same_plan(folder: Path, plan: Plan) -> None:
-    """A resumed run must find the data as it was, or its order and views would be others."""
-    stored = read_json(folder / FACTS)
-    now: dict[str, Any] = plan.to_dict()
-    for name, value in now.items():
-        value = list(value) if isinstance(value, tuple) else value
-        if name not in MAY_CHANGE and stored.get(name) != value:
-            raise InputError(f"cannot resume {folder}: {name} is {value} now and was {stored.get(name)}")
+def _same_plan(folder: Path, now: Mapping[str, Any]) -> None:
+    """A resumed run must find the data as they were, or its order and views would be others."""
+    then = read_json(folder / FACTS)
+    if "data" in then and (found := difference(then["data"], now["data"])):  # earlier versions did not note them
+        raise InputError(f"cannot resume {folder}: {now['data_name']} does not hold the data it began with: {found}")
+    for name in (field.name for field in fields(Plan) if field.name not in MAY_CHANGE and field.name in then):
+        value = list(now[name]) if isinstance(now[name], tuple) else now[name]
+        close = isinstance(value, list) and value and np.allclose(value, then[name], rtol=1e-6, atol=0)
+        if then[name] != value and not close:
+            raise InputError(f"cannot resume {folder}: {name} is {value} now and was {then[name]}")
 
 
 class _Session:
