@@ -17,6 +17,7 @@ from torch import Tensor
 from barlow.errors import InputError
 from barlow.exporting import export
 from barlow.models import Encoder, Preprocess, build_encoder, load_encoder, save_encoder
+from barlow.run import Run
 
 Saved = Callable[..., Path]
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -166,6 +167,9 @@ def test_torch_export_gives_the_same_features_for_any_batch_size(
 @torch.no_grad()
 def test_hub_folder_loads_in_timm_and_its_card_tells_the_facts(saved: Saved, tmp_path: Path) -> None:
     encoder = load_encoder(saved(size=96, stem="standard", data="photos | <b>mine</b>", epochs=12))
+    score = {"protocol": "knn", "data": "photos", "metric": "accuracy", "value": 0.5, "interval": [0.4, 0.6], "n": 99}
+    (tmp_path / "run" / "config.json").write_text("{}")
+    Run(tmp_path / "run").save_evaluation({**score, "settings": {"k": 20, "temperature": 0.07}})
     out = export(tmp_path / "run", "hf", tmp_path / "hub")
     model = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
     torch.testing.assert_close(model(images(encoder)), encoder(images(encoder)), rtol=1e-5, atol=1e-5)
@@ -174,6 +178,7 @@ def test_hub_folder_loads_in_timm_and_its_card_tells_the_facts(saved: Saved, tmp
     assert "| epochs | 12 |" in card
     assert "photos \\| &lt;b>mine" in card
     assert "arXiv 2103.03230" in card
+    assert "| k-NN (k 20, T 0.07) | photos | accuracy | 0.5000 (0.4000 to 0.6000)" in card
     assert encoder.facts["sha256"] in card
 
 

@@ -159,7 +159,13 @@ def _scores(run: Run | str | Path) -> str:
         return ""
     if not found:
         return "Not evaluated yet.\n"
-    names = [" | ".join(map(_plain, (e["protocol"], data_name(e["data"]), e["metric"]))) for e in found]
+    from barlow.evaluation import protocol_title  # loads scikit-learn, which an export without scores does not need
+
+    titles = [protocol_title(str(e["protocol"]), e.get("settings") or {}) for e in found]
+    names = [
+        " | ".join(map(_plain, (title, data_name(e["data"]), e["metric"])))
+        for title, e in zip(titles, found, strict=True)
+    ]
     rows = [f"| {name} | {_value(e)} | {_beside(e)} | {e['n']:,} |" for name, e in zip(names, found, strict=True)]
     return (
         "| protocol | data | metric | value (95% interval) | baselines | n |\n|---|---|---|---|---|---|\n"
