@@ -277,7 +277,7 @@ def views(
     samples: Annotated[int, Bounds(1, 1000)] = 8,
     image_size: ImageSize | None = None,
     seed: Seed = 0,
-    channels: int | None = None,
+    channels: Annotated[int, Bounds(1, 2**12)] | None = None,
 ) -> None:
     """Draw originals and their views, to judge a recipe by eye.
 

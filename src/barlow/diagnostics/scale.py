@@ -21,6 +21,6 @@ def unit_scale(x: Floats) -> NDArray[np.float64]:
 def centred(x: Floats, axis: int | tuple[int, ...] = 0) -> NDArray[np.float64]:
     """`unit_scale(x)` minus its mean over `axis`; exactly zero where the difference is a rounding error."""
     wide = unit_scale(x)
-    difference = wide - wide.mean(axis=axis, keepdims=True)
+    difference: NDArray[np.float64] = wide - wide.mean(axis=axis, keepdims=True)
     difference[np.abs(difference) < ROUNDING] = 0.0
     return difference

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 State = Literal[
     "healthy",
@@ -131,8 +131,8 @@ def verdict(evidence: Evidence) -> Verdict:
 
     Earlier figures that are not finite count as not measured; a present one that is not finite means `diverged`.
     """
-    unknown = [name for name in EARLIER if not math.isfinite(getattr(evidence, name) or 0.0)]
-    evidence = replace(evidence, **dict.fromkeys(unknown))
+    unknown: Any = {name: None for name in EARLIER if not math.isfinite(getattr(evidence, name) or 0.0)}
+    evidence = replace(evidence, **unknown)
     for state, rule in _RULES:
         text = rule(evidence)
         if text is not None:
