@@ -47,7 +47,9 @@ MEASURES: dict[str, Callable[[Floats], object]] = {
     "correlation_summary": lambda x: list(diagnostics.correlation_summary(x, x[:, ::-1]).values()),
     "correlation_sample": lambda x: diagnostics.correlation_sample(x, x[:, ::-1])["matrix"],
     "bottleneck_terms": lambda x: list(bottleneck_terms(shuffled(x), directions=4).values()),
-    "deviation": lambda x: list(diagnostics.deviation(odd_square, *torch.from_numpy(x.copy()).chunk(2)).values()),
+    "deviation": lambda x: list(
+        diagnostics.deviation(odd_square, torch.from_numpy(x[:6].copy()), torch.from_numpy(x[6:].copy())).values()
+    ),
 }
 # Those that have the unit of the features, and how a factor changes them.
 WITH_UNITS: dict[str, tuple[Callable[[Floats], object], Callable[[NDArray[np.floating], float], object]]] = {
