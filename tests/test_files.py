@@ -21,7 +21,7 @@ def test_a_block_that_fails_leaves_the_file_as_it_was_and_nothing_beside_it(tmp_
     with pytest.raises(KeyboardInterrupt), written(file) as temporary:
         temporary.write_text("half")
         raise KeyboardInterrupt
-    assert read_json(file) == {"a": 1}
+    assert read_json(file, dict[str, int]) == {"a": 1}
     assert list(file.parent.iterdir()) == [file]
 
 

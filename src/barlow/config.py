@@ -7,14 +7,13 @@ other settings, printed, and written to `run.json`.
 
 import dataclasses
 import re
-import types
-import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from barlow.bounds import Bounds, Count, ImageSize, Seed, Workers, check
 from barlow.errors import InputError, suggest
+from barlow.records import exact
 
 Form = Literal["auto", "gram", "correlation"]
 Cache = Literal["auto", "memory", "disk", "none"]
@@ -195,8 +194,17 @@ def config_from_settings(settings: Mapping[str, Any], base: PretrainConfig | Non
             raise InputError(f"unknown setting '{name}'. {suggest(name, section_of)}")
     nested = config_to_dict(base or PretrainConfig())
     for name, value in settings.items():
-        nested[section_of[name]][name] = value
+        nested[section_of[name]][name] = _plain(value)
+    if isinstance(settings.get("micro_batch"), int):  # people write 64 for "64"
+        nested["training"]["micro_batch"] = str(settings["micro_batch"])
     return config_from_dict(nested)
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and arrays of NumPy and torch as Python's own, also inside a list."""
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def config_to_dict(config: PretrainConfig) -> dict[str, dict[str, Any]]:
@@ -206,49 +214,7 @@ def config_to_dict(config: PretrainConfig) -> dict[str, dict[str, Any]]:
 
 def config_from_dict(values: Mapping[str, Any]) -> PretrainConfig:
     """Read back strictly: an unknown or missing field, or a value of the wrong type, is an InputError."""
-    sections = get_type_hints(PretrainConfig)
-    _same_names("config", values, sections)
-    return PretrainConfig(
-        **{name: _section(kind, name, _brought_up(kind, values[name])) for name, kind in sections.items()}
-    )
-
-
-def _brought_up(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """A section with the fields that runs of earlier versions lack; their defaults are what those versions did."""
-    new = {leaf.name: leaf.default for leaf in dataclasses.fields(kind) if leaf.name in ADDED_LATER}
-    return {**new, **values}
-
-
-def _section(kind: type, name: str, values: Mapping[str, Any]) -> Any:
-    hints = get_type_hints(kind)
-    _same_names(name, values, hints)
-    return kind(**{key: _coerce(f"{name}.{key}", hint, values[key]) for key, hint in hints.items()})
-
-
-def _same_names(where: str, values: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    unknown, missing = sorted(set(values) - set(expected)), sorted(set(expected) - set(values))
-    if unknown:
-        raise InputError(f"{where} has an unknown field '{unknown[0]}'. {suggest(unknown[0], expected)}")
-    if missing:
-        raise InputError(f"{where} lacks the field '{missing[0]}'")
-
-
-def _coerce(where: str, hint: Any, value: Any) -> Any:
-    """JSON has lists for tuples, and people write 1 for 1.0; nothing else is converted."""
-    options = get_args(hint) if get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
-    if value is None and type(None) in options:
-        return None
-    kind = next(option for option in options if option is not type(None))
-    kind = str if get_origin(kind) is Literal else kind  # its choices are checked with all others
-    if get_origin(kind) is tuple and isinstance(value, list | tuple):
-        return tuple(_coerce(where, get_args(kind)[0], item) for item in value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if kind is str and where.endswith("micro_batch") and isinstance(value, int):
-        return str(value)
-    if get_origin(kind) is not tuple and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
-        return value
-    raise InputError(f"{where} must be {getattr(kind, '__name__', kind)}, got {value!r}")
+    return exact(values, PretrainConfig, "config", may_lack=ADDED_LATER)
 
 
 TRACKERS = ("wandb", "mlflow")
@@ -268,6 +234,7 @@ TAKEN_BY: dict[str, tuple[str, ...]] = {
     "target_ema": ("barlow-twins", "moco-v2", "byol", "dino"),
 }
 ADDED_LATER = frozenset({*TAKEN_BY, "head", "projector_norm", "views"})
+"""Fields that runs of earlier versions lack; their defaults are what those versions did."""
 CHOICES: dict[str, tuple[str, ...]] = {
     "method": METHODS,
     "head": ("mlp", "rbf"),

@@ -19,6 +19,7 @@ from barlow.model_card import data_name, loading_code, model_card
 from barlow.models import Encoder, Preprocess, backbone_weights, load_encoder
 from barlow.models.encoders import timm_options
 from barlow.models.files import FACTS, WEIGHTS
+from barlow.records import EncoderRecord
 from barlow.run import Run
 
 IMAGENET_CLASSES = 1000  # a plain torchvision model's classifier; ours is filled with zeros
@@ -225,8 +226,8 @@ def _write_hub(run: Run | str | Path, out: Path, _: bool) -> None:
 
 
 def _name_data_only(file: Path) -> None:
-    described = read_json(file)
-    if "data" in described.get("facts", {}):
+    described = read_json(file, EncoderRecord)
+    if "data" in described["facts"]:
         described["facts"]["data"] = data_name(str(described["facts"]["data"]))
     write_json(file, described)
 

@@ -1,6 +1,6 @@
 """Files as every part of the package writes them: atomically, as JSON, under a lock, in the cache.
 
-This module is on the ground floor: it imports nothing of the package but the errors.
+This module is on the ground floor: it imports nothing of the package but the errors and the check of what is read.
 """
 
 import contextlib
@@ -11,13 +11,18 @@ import platform
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from filelock import FileLock, Timeout
 
 from barlow.errors import InputError
+from barlow.records import typed
+
+T = TypeVar("T")
 
 LOCK = ".lock"  # of a folder
+DEEPEST = 12
+"""Levels of lists and objects; no file of this package has as many, so that a deeper one is damaged."""
 
 
 @contextlib.contextmanager
@@ -66,15 +71,43 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises InputError when the file is not one."""
+def read_json(path: Path, kind: type[T]) -> T:
+    """The JSON value in a file, with all its fields, if it is a `kind`.
+
+    Raises InputError when the file cannot be read or holds something else, with the place inside it.
+    """
+    return parsed(_text(path), kind, path)
+
+
+def read_lines(path: Path, kind: type[T]) -> list[T]:
+    """The lines of a file, each as `read_json` reads a file; what follows the last line break is a torn line."""
+    lines = _text(path).split("\n")[:-1]
+    return [parsed(line, kind, f"line {number} of {path}") for number, line in enumerate(lines, start=1)]
+
+
+def _text(path: Path) -> str:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
     except ValueError:
-        raise InputError(f"{path} is not valid JSON; the run folder is damaged") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path} does not hold a JSON object; the run folder is damaged")
-    return value
+        raise InputError(f"{path} is damaged: it is not text") from None
+
+
+def parsed(text: str | bytes, kind: type[T], where: object) -> T:
+    """A JSON text (NaN and infinity are read), with all its fields, if it is a `kind`; InputError as `typed`."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        raise InputError(f"{where} is damaged: not valid JSON") from None
+    level = [value]
+    for _ in range(DEEPEST):
+        parts = (item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list))
+        level = [child for part in parts for child in part]
+    if level:
+        raise InputError(f"{where} is damaged: nested more than {DEEPEST} levels deep")
+    typed(value, kind, where)
+    return cast(T, value)
 
 
 def remove_leftovers(folder: Path, name: str) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from barlow.errors import InputError
 from barlow.models import Encoder, Preprocess
 from barlow.models.encoders import timm_options
+from barlow.records import Evaluation
 from barlow.run import Run
 
 CITATIONS = {
@@ -174,10 +175,10 @@ def _scores(run: Run | str | Path) -> str:
     )
 
 
-def _value(measured: dict[str, Any]) -> str:
+def _value(measured: Evaluation) -> str:
     low, high = measured["interval"]
     return f"{measured['value']:.4f} ({low:.4f} to {high:.4f})"
 
 
-def _beside(e: dict[str, Any]) -> str:
+def _beside(e: Evaluation) -> str:
     return ", ".join(f"{_plain(name)} {b['value']:.4f}" for name, b in e.get("baselines", {}).items())

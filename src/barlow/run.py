@@ -11,7 +11,6 @@ report.html          the page
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,8 +20,9 @@ from typing import Any
 from barlow.config import PretrainConfig, config_from_dict
 from barlow.data import Source, difference, identity, open_source
 from barlow.errors import InputError
-from barlow.files import read_json, write_json
+from barlow.files import read_json, read_lines, write_json
 from barlow.models import Encoder, load_encoder
+from barlow.records import Evaluation, Facts, Health, Line, typed
 
 MOST_BYTES = 200
 """Bytes of a result's names in the name of its file; file systems allow 255 with hash and ending."""
@@ -52,22 +52,28 @@ class Run:
     @property
     def config(self) -> PretrainConfig:
         """The settings of the run, read back strictly."""
-        return config_from_dict(read_json(self.path / CONFIG))
+        file = self.path / CONFIG
+        values = read_json(file, dict[str, Any])
+        try:
+            return config_from_dict(values)
+        except InputError as error:
+            raise InputError(f"{file}: {error}") from None
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Facts:
         """What was worked out from the data, the environment, and the status (running, finished, ...)."""
-        return read_json(self.path / FACTS) if (self.path / FACTS).exists() else {}
+        return read_json(self.path / FACTS, Facts) if (self.path / FACTS).exists() else {}
 
     def open_data(self) -> Source:
         """The data the run was trained on. Raises InputError where they are not found, or are not what they were."""
         facts = self.facts
         then = facts.get("data", {})
-        if not then.get("location"):
+        location = then.get("location")
+        if not location:
             raise InputError(f"{self.path / FACTS} does not say where the data of this run lie")
-        source = open_source(then["location"], split=self.config.data.split, channels=facts["channels"])
+        source = open_source(location, split=self.config.data.split, channels=facts.get("channels"))
         if found := difference(then, identity(source)):
-            raise InputError(f"{then['location']} does not hold the data of {self.path} any more: {found}")
+            raise InputError(f"{location} does not hold the data of {self.path} any more: {found}")
         return source
 
     @property
@@ -84,24 +90,24 @@ class Run:
         """The lines of metrics.jsonl, or those of one kind (step, epoch, validation); a torn last line is left out."""
         if not self.metrics_file.exists():
             return []
-        lines = self.metrics_file.read_text().splitlines(keepends=True)
-        parsed = [self._line(number, line) for number, line in enumerate(lines, start=1) if line.endswith("\n")]
-        return [line for line in parsed if kind is None or line["kind"] == kind]
+        lines = read_lines(self.metrics_file, Line)
+        for number, line in enumerate(lines, start=1):
+            measured = {name: value for name, value in line.items() if name not in Line.__annotations__}
+            typed(measured, dict[str, float | None], f"line {number} of {self.metrics_file}")
+        return [dict(line) for line in lines if kind is None or line["kind"] == kind]
 
-    def _line(self, number: int, text: str) -> dict[str, Any]:
-        try:
-            values: dict[str, Any] = json.loads(text)
-        except ValueError:
-            raise InputError(f"line {number} of {self.metrics_file} is not JSON; the run folder is damaged") from None
-        return values
-
-    def health(self) -> dict[str, Any]:
+    def health(self) -> Health:
         """The latest label-free diagnostics; empty when none were made."""
-        return read_json(self.path / HEALTH) if (self.path / HEALTH).exists() else {}
+        file = self.path / HEALTH
+        found = read_json(file, Health) if file.exists() else Health()
+        matrix = found["correlation"]["matrix"] if "correlation" in found else []
+        if any(len(row) != len(matrix) for row in matrix):
+            raise InputError(f"{file} is damaged: its correlation matrix is not square")
+        return found
 
-    def evaluations(self) -> list[dict[str, Any]]:
+    def evaluations(self) -> list[Evaluation]:
         """Every saved evaluation, by file name."""
-        return [read_json(file) for file in sorted((self.path / "evaluations").glob("*.json"))]
+        return [read_json(file, Evaluation) for file in sorted((self.path / "evaluations").glob("*.json"))]
 
     def save_evaluation(self, result: Mapping[str, Any]) -> Path:
         """Write one result as `evaluations/<protocol>-<data>.json`, replacing an earlier one of both.
@@ -113,7 +119,7 @@ class Run:
         stem = "-".join(re.sub(r"[^\w.]+", "-", name).strip("-.") for name in names)
         stem = stem.encode(errors="ignore")[:MOST_BYTES].decode(errors="ignore")
         file = self.path / "evaluations" / f"{stem}.json"
-        earlier = read_json(file) if file.is_file() else result
+        earlier = read_json(file, dict[str, Any]) if file.is_file() else result
         if [str(earlier.get(key)) for key in ("protocol", "data")] != names:
             digest = hashlib.sha256("\n".join(names).encode(errors="surrogatepass")).hexdigest()[:8]
             file = file.with_name(f"{stem}-{digest}.json")

@@ -66,7 +66,7 @@ def find_runs(root: Path) -> dict[str, Run]:
 def _is_runs(config: Path) -> bool:
     """Whether it is a run's; other tools call their own files so too."""
     try:
-        return "objective" in read_json(config)
+        return "objective" in read_json(config, dict[str, Any])
     except InputError:
         return False
 
@@ -75,7 +75,7 @@ def summary(name: str, run: Run) -> dict[str, Any]:
     """What the list of runs shows of one; of a damaged one what is wrong, so that the others show."""
     try:
         return _summary(name, run)
-    except (InputError, OSError, KeyError) as error:
+    except (InputError, OSError) as error:
         return {"name": name, "status": "damaged", "trouble": str(error), "searchable": False}
 
 
@@ -84,14 +84,15 @@ def _summary(name: str, run: Run) -> dict[str, Any]:
     steps = [line for line in lines if line["kind"] in ("step", "epoch")]
     knn = next((line["knn"] for line in reversed(lines) if line.get("knn") is not None), None)
     last = steps[-1] if steps else {}
+    verdict = run.health().get("verdict")
     return {
         "name": name,
-        "status": str(run.facts.get("status", "unknown")),
+        "status": run.facts.get("status", "unknown"),
         "epoch": last.get("epoch"),
         "loss": _finite(last.get("loss")),
         "images_per_s": _finite(last.get("images_per_s")),
         "knn": None if knn is None else _finite(100 * knn),
-        "health": str(run.health().get("verdict", {}).get("state", "")).replace("-", " "),
+        "health": verdict["state"].replace("-", " ") if verdict else "",
         "score": _score(run),
         "searchable": (run.path / GALLERY).exists(),
     }

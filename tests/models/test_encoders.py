@@ -74,6 +74,10 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not fit the encoder"):
         load_encoder(tmp_path)
     with_facts(architecture={**facts["architecture"], "channels": 4})
+    with pytest.raises(InputError, match="an encoder of 4 channels and a preprocessing of 3"):
+        load_encoder(tmp_path)
+    four = {"channels": 4, "mean": [0.5] * 4, "std": [0.2] * 4}
+    with_facts(architecture={**facts["architecture"], "channels": 4}, preprocess={**facts["preprocess"], **four})
     with pytest.raises(InputError, match=r"other shapes for \['conv1.weight'\]"):
         load_encoder(tmp_path)
     with_facts()

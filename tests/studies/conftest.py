@@ -63,7 +63,7 @@ class FakePretrain:
         write_json(folder / "config.json", config_to_dict(config))
         facts = {**make_plan(config, source).to_dict(), "environment": environment(), "status": "finished"}
         write_json(folder / "run.json", facts)
-        write_json(folder / "health.json", {"verdict": {"state": self.state(config)}})
+        write_json(folder / "health.json", {"verdict": {"state": self.state(config), "text": ""}})
         knn = 0.5 + 0.1 * (config.objective.method != "barlow-twins") + 0.01 * config.training.seed
         lines = [
             {

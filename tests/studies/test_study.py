@@ -47,7 +47,7 @@ def test_a_metric_that_a_finished_cell_lacks_is_measured_without_training(
 ) -> None:
     outcome = study(source, tmp_path).outcomes[0]
     record = tmp_path / "cells" / outcome.cell.key / "study.json"
-    content = read_json(record)
+    content = read_json(record, dict[str, Any])
     for name in ("heldout_loss", "knn_pixels", "knn_untrained", "health"):
         del content["measured"][name]
     write_json(record, content)

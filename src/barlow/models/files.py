@@ -1,7 +1,6 @@
 """The encoder on disk: weights in safetensors, everything else in a JSON beside them; strict both ways."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +11,10 @@ from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
 from barlow.errors import InputError
-from barlow.files import write_bytes, write_json
+from barlow.files import read_json, write_bytes, write_json
 from barlow.models.encoders import Architecture, Encoder, build_encoder
 from barlow.models.preprocess import Preprocess
+from barlow.records import EncoderRecord, exact, typed
 
 if TYPE_CHECKING:
     from barlow.run import Run
@@ -57,11 +57,19 @@ def load_encoder(source: "Run | str | Path", module: nn.Module | None = None) ->
     missing or unexpected key, or weights that do not match their recorded hash, raise InputError.
     """
     weights = _weights_file(source)
-    described = _read_facts(weights.with_name(FACTS) if weights.name == WEIGHTS else weights.with_suffix(".json"))
-    architecture = Architecture(**described["architecture"])
+    file = weights.with_name(FACTS) if weights.name == WEIGHTS else weights.with_suffix(".json")
+    described = _read_facts(file)
+    try:
+        architecture = exact(described["architecture"], Architecture, "architecture")
+        preprocess = Preprocess.from_dict(described["preprocess"])
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from None
+    if architecture.channels != preprocess.channels:  # or a wrong number of them could ask for all memory there is
+        channels = f"{architecture.channels} channels and a preprocessing of {preprocess.channels}"
+        raise InputError(f"{file} is damaged: an encoder of {channels}")
     encoder = _rebuild(architecture, described, module)
     _load_strictly(encoder.backbone, _read_weights(weights, described["sha256"]), weights)
-    encoder.preprocess = Preprocess.from_dict(described["preprocess"])
+    encoder.preprocess = preprocess
     encoder.facts = {**described["facts"], "sha256": described["sha256"]}
     return encoder.eval()
 
@@ -74,16 +82,13 @@ def _weights_file(source: "Run | str | Path") -> Path:
     return weights
 
 
-def _read_facts(path: Path) -> dict[str, Any]:
-    try:
-        described: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise InputError(f"{path.name} is missing beside the weights in {path.parent}; keep the two together") from None
-    except ValueError:
-        raise InputError(f"{path} is not valid JSON; export the encoder again") from None
+def _read_facts(path: Path) -> EncoderRecord:
+    if not path.exists():
+        raise InputError(f"{path.name} is missing beside the weights in {path.parent}; keep the two together")
+    described = read_json(path, dict[str, Any])
     if described.get("format") != FORMAT:
         raise InputError(f"{path} has format {described.get('format')}, this version reads {FORMAT}")
-    return described
+    return typed(described, EncoderRecord, path)
 
 
 def _read_weights(path: Path, expected: str) -> Mapping[str, Tensor]:
@@ -95,7 +100,7 @@ def _read_weights(path: Path, expected: str) -> Mapping[str, Tensor]:
         raise InputError(f"{path} is not a readable safetensors file: {error}") from None
 
 
-def _rebuild(architecture: Architecture, described: Mapping[str, Any], module: nn.Module | None) -> Encoder:
+def _rebuild(architecture: Architecture, described: EncoderRecord, module: nn.Module | None) -> Encoder:
     if architecture.name == "custom":
         if module is None:
             raise InputError("this encoder was the caller's own module; pass it as load_encoder(..., module=...)")

@@ -1,7 +1,7 @@
 """From a stored image to what an encoder reads: resize, centre crop, normalise. It travels with the weights."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from barlow.errors import InputError, suggest
+from barlow.records import exact
 
+LARGEST = 2**16  # pixels a side; an image this large takes 13 GB
 INTERPOLATIONS = ("bicubic", "bilinear")
 
 
@@ -42,6 +44,8 @@ class Preprocess:
         if self.interpolation not in INTERPOLATIONS:
             hint = suggest(self.interpolation, INTERPOLATIONS)
             raise InputError(f"unknown interpolation '{self.interpolation}'. {hint}")
+        if not 0 <= self.image_size <= LARGEST or not 0 <= self.resize <= LARGEST:
+            raise InputError(f"images have 0 to {LARGEST} pixels a side, got {self.image_size} and {self.resize}")
         if len(self.mean) != self.channels or len(self.std) != self.channels:
             raise InputError(
                 f"mean and std need one value per channel: {self.channels} channels, "
@@ -98,8 +102,4 @@ class Preprocess:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocess":
         """Read back strictly; raises InputError on an unknown or missing field."""
-        names = {field.name for field in fields(cls)}
-        if set(values) != names:
-            raise InputError(f"preprocessing fields differ from what is expected: {sorted(set(values) ^ names)}")
-        tuples = {"mean": tuple(values["mean"]), "std": tuple(values["std"])}
-        return cls(**{**values, **tuples})
+        return exact(values, cls, "preprocess")

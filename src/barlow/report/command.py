@@ -6,6 +6,7 @@ from typing import Any
 
 from barlow.data import Source, open_source
 from barlow.errors import InputError
+from barlow.models import Preprocess
 from barlow.report.gallery import FACTS, check_map, make_gallery, read_gallery
 from barlow.report.page import write_report
 from barlow.run import Run
@@ -46,7 +47,7 @@ def _picture(run: Run, data: Any, points: int, layout: str) -> None:
     found = read_gallery(run.path) if (run.path / FACTS).exists() else None
     wanted = (str(encoder.facts["sha256"]), source.name, min(points, len(source)))
     if found is None or (found.encoder, found.data, len(found.keys)) != wanted:
-        make_gallery(run, source, encoder, maker=_maker(run, source), points=points, layout=layout)
+        make_gallery(run, source, encoder, maker=_maker(run, source, encoder.preprocess), points=points, layout=layout)
 
 
 def _source(run: Run, data: Any) -> Source | None:
@@ -61,19 +62,18 @@ def _source(run: Run, data: Any) -> Source | None:
         return None
 
 
-def _maker(run: Run, source: Source) -> ViewMaker | None:
+def _maker(run: Run, source: Source, shown: Preprocess | None) -> ViewMaker | None:
     """The run's own views; None for signals and tables, which have no picture."""
-    facts = run.facts
-    if source.kind != "image" or "recipe" not in facts:
+    if source.kind != "image" or shown is None or "recipe" not in run.facts:
         return None
-    name = facts["recipe"]
+    name = run.facts["recipe"]
     recipe = recipe_from_toml(Path(name)) if name.endswith(".toml") else get_recipe(name)
     return ViewMaker(
         recipe,
-        image_size=facts["image_size"],
-        channels=facts["channels"],
-        mean=facts["mean"],
-        std=facts["std"],
+        image_size=shown.image_size,
+        channels=shown.channels,
+        mean=shown.mean,
+        std=shown.std,
         seed=run.config.training.seed,
-        value_range=tuple(facts.get("value_range", (0.0, 1.0))),
+        value_range=run.facts.get("value_range", (0.0, 1.0)),
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 from barlow.evaluation import best_of, compare_scores, protocol_title
 from barlow.evaluation.knn import TEMPERATURE, K
+from barlow.records import Evaluation, Score
 from barlow.report.charts import Estimate, Line, forest, line_chart, number
 from barlow.report.markup import Markup, join, tag
 from barlow.report.story import (
@@ -58,7 +59,7 @@ def quality_line(story: Story) -> tuple[str, Markup]:
         return "open", Markup("not measured yet")
     state, words = outcome(e)
     unit = "%" if is_percent(e["metric"]) else ""
-    interval = f" ({span(e.get('interval'), e['metric'])})" if e.get("interval") else ""
+    interval = f" ({span(e['interval'], e['metric'])})"
     score = tag("b", amount(e["value"], e["metric"]) + unit, class_="score")
     return state, join([score, f"{interval} {protocol_name(e)} {e['metric']} on {e['data']}: {words}."])
 
@@ -77,19 +78,19 @@ def scores(stories: Sequence[Story]) -> Markup:
     return join([pair, _score_table(stories, rows), _warnings(stories), _protocols(stories), silent])
 
 
-def _row(e: Mapping[str, Any]) -> Row:
-    return protocol_name(e), str(e["data"]), str(e["metric"])
+def _row(e: Evaluation) -> Row:
+    return protocol_name(e), e["data"], e["metric"]
 
 
 def _row_order(row: Row) -> tuple[str, int, Row]:
     return row[1], protocol_order(row[0]), row
 
 
-def _find(story: Story, row: Row) -> dict[str, Any] | None:
+def _find(story: Story, row: Row) -> Evaluation | None:
     return next((e for e in story.evaluations if _row(e) == row), None)
 
 
-def _baseline(stories: Sequence[Story], row: Row, name: str) -> dict[str, Any] | None:
+def _baseline(stories: Sequence[Story], row: Row, name: str) -> Score | None:
     found = (e.get("baselines", {}).get(name) for s in stories if (e := _find(s, row)))
     return next((b for b in found if b), None)
 
@@ -126,7 +127,7 @@ def _estimates(stories: Sequence[Story], row: Row) -> list[Estimate]:
     return own + [_estimate(name, b, mark) for name, b, mark in base if b]
 
 
-def _estimate(name: str, measured: Mapping[str, Any], mark: str) -> Estimate:
+def _estimate(name: str, measured: Evaluation | Score, mark: str) -> Estimate:
     low, high = measured.get("interval") or (measured["value"],) * 2
     return Estimate(name, measured["value"], low, high, mark)
 
@@ -168,7 +169,7 @@ def _paired(stories: Sequence[Story], rows: Sequence[Row]) -> Markup:
     return tag("details", tag("summary", "Runs compared on the same images"), lines) if lines else Markup()
 
 
-def _cell(measured: Mapping[str, Any] | None, metric: str, strong: bool = False) -> Markup:
+def _cell(measured: Evaluation | Score | None, metric: str, strong: bool = False) -> Markup:
     if measured is None:
         return tag("td", "\u2013", class_="num")
     spread = tag("small", f"seeds ±{amount(measured['spread'], metric)}") if "spread" in measured else None
@@ -272,4 +273,4 @@ def speed(stories: Sequence[Story]) -> Markup:
 def took(story: Story) -> str:
     """How long the run took, or nothing."""
     seconds = story.facts.get("wall_s")
-    return f" in {duration(float(seconds))}" if seconds else ""
+    return f" in {duration(seconds)}" if seconds else ""

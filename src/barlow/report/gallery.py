@@ -14,13 +14,12 @@ Two files in the run folder: `gallery.json` (names, choices, how it was made) an
 import importlib
 import importlib.util
 import io
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -33,8 +32,9 @@ from torch import Tensor
 from barlow.data import Source
 from barlow.errors import InputError, suggest
 from barlow.evaluation import extract, nearest
-from barlow.files import write_json, written
+from barlow.files import read_json, write_json, written
 from barlow.models import Encoder, Preprocess
+from barlow.records import typed
 
 if TYPE_CHECKING:
     from barlow.run import Run
@@ -93,6 +93,21 @@ class Gallery:
     arrays: dict[str, npt.NDArray[Any]]
     """see the head of this module"""
 
+    def __post_init__(self) -> None:
+        n, arrays = len(self.keys), self.arrays
+        shapes = {name: arrays[name].shape for name in ("coords", "labels", "neighbours", "cosines", "features")}
+        k = shapes["neighbours"][-1:] or (0,)
+        expected = {"coords": (n, 2), "labels": (n,), "neighbours": (n, *k), "cosines": (n, *k)}
+        if {**shapes, **expected} != shapes or 0 in k or len(shapes["features"]) != 2 or len(arrays["features"]) != n:
+            raise ValueError(f"arrays of the shapes {shapes} do not describe {n} samples")
+        if any(arrays[name].dtype.kind != "i" for name in ("labels", "neighbours")):
+            raise ValueError("labels and neighbours are not whole numbers")
+        named = [*self.queries, *self.typical, *self.unusual, *chain(*self.doubles), *arrays["neighbours"].flat]
+        if not all(0 <= point < n for point in named):
+            raise ValueError(f"a sample is named that is not among the {n}")
+        if (self.thumb and not ("atlas" in arrays and self.columns > 0)) or (self.view_pairs and "views" not in arrays):
+            raise ValueError("the pictures are missing")
+
 
 def make_gallery(
     run: "Run",
@@ -131,8 +146,8 @@ def make_gallery(
     if pictures is not None:
         arrays["atlas"], columns = _atlas(pictures)
     views = None
-    if maker is not None and source.kind == "image":
-        views = _views(source, maker, features.ids, seed, run.facts)
+    if maker is not None and encoder.preprocess is not None and source.kind == "image":
+        views = _views(source, maker, features.ids, seed, encoder.preprocess)
     if views is not None:
         arrays["views"] = _jpeg(_tile(list(views.flatten(0, 1)), views.shape[1]))
     by_density = np.argsort(cosines[:, -1], kind="stable")
@@ -170,19 +185,16 @@ def read_gallery(folder: Path) -> Gallery | None:
     """The gallery of a run folder, or None where none was made. Raises InputError when it is damaged."""
     if not (folder / FACTS).is_file():
         return None
+    remedy = f"remove {FACTS} there and report again"
     try:
-        described: dict[str, Any] = json.loads((folder / FACTS).read_text())
-        with np.load(folder / ARRAYS, allow_pickle=False) as stored:
+        with (folder / ARRAYS).open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-        if described.pop("format") != FORMAT:
-            raise ValueError("other format")
-        described["doubles"] = tuple((int(a), int(b)) for a, b in described["doubles"])
-        lists = {key: tuple(value) for key, value in described.items() if isinstance(value, list)}
-        return Gallery(**{**described, **lists, "arrays": arrays})
-    except (OSError, ValueError, TypeError, KeyError, BadZipFile) as error:
-        raise InputError(
-            f"the gallery in {folder} is damaged ({error}); remove {FACTS} there and report again"
-        ) from None
+    except Exception as error:  # a damaged archive fails in many ways
+        raise InputError(f"{folder / ARRAYS} is damaged ({error}); {remedy}") from None
+    described = read_json(folder / FACTS, dict[str, Any])
+    if described.get("format") != FORMAT:
+        raise InputError(f"the gallery in {folder} has format {described.get('format')}, not {FORMAT}; {remedy}")
+    return typed({**described, "arrays": arrays}, Gallery, f"the gallery in {folder} ({remedy})")
 
 
 def check_map(points: int, layout: str) -> None:
@@ -281,16 +293,16 @@ def _jpeg(sheet: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return np.frombuffer(stream.getvalue(), np.uint8)
 
 
-def _views(source: Source, maker: "ViewMaker", ids: Ints, seed: int, facts: Mapping[str, Any]) -> Tensor:
+def _views(source: Source, maker: "ViewMaker", ids: Ints, seed: int, shown: Preprocess) -> Tensor:
     """The first two views uint8 `[2, P, 3, s, s]` of a few random images, as the encoder gets them in epoch 0."""
     picked = np.sort(np.random.default_rng(seed).permutation(ids)[:VIEW_PAIRS])
     views = [maker(source.read(int(i))[None], torch.tensor([int(i)]), 0)[:2] for i in picked]
     pairs = torch.stack([torch.cat(pair) for pair in views], dim=1)
     shape = (1, 1, -1, 1, 1)
-    mean, std = (torch.tensor(facts[name]).view(shape) for name in ("mean", "std"))
+    mean, std = (torch.tensor(values).view(shape) for values in (shown.mean, shown.std))
     plain = pairs.float().cpu() * std + mean
-    shown = plain if source.dtype != torch.uint8 else plain.clamp(0, 1).mul(255).round().to(torch.uint8)
-    return _displayable(shown.flatten(0, 1)).view(2, len(picked), 3, *shown.shape[-2:])
+    pixels = plain if source.dtype != torch.uint8 else plain.clamp(0, 1).mul(255).round().to(torch.uint8)
+    return _displayable(pixels.flatten(0, 1)).view(2, len(picked), 3, *pixels.shape[-2:])
 
 
 def _doubles(neighbours: Ints, cosines: Floats, pictures: Tensor | None) -> tuple[tuple[int, int], ...]:

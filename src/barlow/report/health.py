@@ -17,7 +17,7 @@ TERMS = {
 }
 NO_TERMS = {"kind", "step", "epoch", "lr", "images_per_s", "data_wait", "gradient_norm"}
 
-FIGURES: Mapping[object, str] = {
+FIGURES: Mapping[str, str] = {
     "n": "images measured",
     "width": "width of the embedding",
     "dead_share": "dead features",
@@ -57,8 +57,8 @@ MEASURES = {
 
 def verdict_of(story: Story) -> tuple[str, str]:
     """(state, words) of the run's health."""
-    verdict = story.health.get("verdict") or {}
-    return str(verdict.get("state", "unknown")), str(verdict.get("text", ""))
+    verdict = story.health.get("verdict")
+    return (verdict["state"], verdict["text"]) if verdict else ("unknown", "")
 
 
 def verdicts(stories: Sequence[Story]) -> Markup:
@@ -68,15 +68,16 @@ def verdicts(stories: Sequence[Story]) -> Markup:
 
 def _verdict(story: Story, named: bool) -> Markup:
     state, words = verdict_of(story)
-    if not story.health:
+    if "verdict" not in story.health:
         missing = f"No health check of {story.name}: it is made on samples that are held out of training."
         return absent(missing, "barlow pretrain DATA --out NEW --holdout 0.1")
-    evidence = story.health["verdict"].get("evidence") or {}
-    pairs = evidence.items() if isinstance(evidence, Mapping) else enumerate(evidence, start=1)
+    evidence = story.health["verdict"].get("evidence", {})
     return tag(
         "div",
         tag("p", f"{story.name}. " if named else None, leading(words)),
-        facts_list({FIGURES.get(name, str(name).replace("_", " ")): _figure_of(name, value) for name, value in pairs}),
+        facts_list(
+            {FIGURES.get(name, name.replace("_", " ")): _figure_of(name, value) for name, value in evidence.items()}
+        ),
         class_=f"verdict {tone(state)}",
     )
 
@@ -160,9 +161,7 @@ def spectrum(stories: Sequence[Story]) -> Markup:
     if not have:
         return Markup()
     lines = [_spectrum_line(s) for s in have]
-    ranks = "; ".join(
-        f"{s.name}: RankMe {number(float(s.health['rankme']))}" for s in have if s.health.get("rankme") is not None
-    )
+    ranks = "; ".join(f"{s.name}: RankMe {number(rank)}" for s in have if (rank := s.health.get("rankme")) is not None)
     chart = line_chart(
         lines,
         x_label="dimension",
@@ -175,21 +174,21 @@ def spectrum(stories: Sequence[Story]) -> Markup:
 
 
 def _spectrum_line(story: Story) -> Line:
-    values = [float(v) for v in story.health["spectrum"]]
+    values = story.health["spectrum"]
     largest = max(values[0], 1e-300)
     return Line(story.name, list(range(1, len(values) + 1)), [v / largest for v in values], story.colour)
 
 
 def correlations(stories: Sequence[Story]) -> Markup:
     """The cross-correlation matrix of the two views' embeddings."""
-    have = [s for s in stories if s.health.get("correlation", {}).get("matrix")]
+    have = [s for s in stories if "correlation" in s.health and s.health["correlation"]["matrix"]]
     return join([_correlation(s, named=len(stories) > 1) for s in have])
 
 
 def _correlation(story: Story, named: bool) -> Markup:
     found = story.health["correlation"]
     matrix = found["matrix"]
-    width = int(found.get("width", len(matrix)))
+    width = found["width"]
     shown = f"{len(matrix)} of {width:,} features" if width > len(matrix) else f"all {width} features"
     diagonal, rest = (story.health.get(name) for name in ("diagonal", "off_diagonal"))
     means = (

@@ -104,13 +104,13 @@ def _in_short(story: Story, named: bool) -> Markup:
 def _sentence(story: Story) -> str:
     """What was trained on what, in one sentence."""
     facts = story.facts
-    images = f"{facts['n']:,} samples" if isinstance(facts.get("n"), int) else "samples"
+    images = f"{facts['n']:,} samples" if "n" in facts else "samples"
     data = f" of {facts['data_name']}" if facts.get("data_name") else ""
     size = f", {facts['image_size']} pixels" if facts.get("image_size") else ""
     status = facts.get("status", "unknown")
     ending = "" if status == "finished" else f" Status: {status}."
     epochs = story.setting("training", "epochs")
-    encoder = story.encoder.get("architecture", {}).get("name") or story.setting("model", "encoder")
+    encoder = (story.encoder and story.encoder["architecture"].get("name")) or story.setting("model", "encoder")
     return f"{encoder} with {method(story)} on {images}{data}{size}, {epochs} epochs{evidence.took(story)}.{ending}"
 
 
@@ -156,7 +156,9 @@ def _trained(stories: Sequence[Story]) -> Markup:
         pictures.curiosities(stories),
         evidence.speed(stories),
         _comparison("Settings", [flat(s.config) for s in stories], stories),
-        _comparison("Data, views, encoder, environment", [flat(s.facts) | flat(s.encoder) for s in stories], stories),
+        _comparison(
+            "Data, views, encoder, environment", [flat(s.facts) | flat(s.encoder or {}) for s in stories], stories
+        ),
     )
 
 

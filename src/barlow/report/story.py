@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from barlow.evaluation import ahead, protocol_title
 from barlow.files import read_json
 from barlow.models.files import FACTS as ENCODER
+from barlow.records import EncoderRecord, Evaluation, Facts, Health
 from barlow.report.charts import Line, number
 from barlow.report.gallery import Gallery, read_gallery
 from barlow.run import CONFIG
@@ -36,15 +37,15 @@ class Story:
     name: str
     path: str
     colour: int
-    config: dict[str, Any]
-    facts: dict[str, Any]
+    config: dict[str, dict[str, Any]]
+    facts: Facts
     epochs: list[dict[str, Any]]
     steps: list[dict[str, Any]]
     validations: list[dict[str, Any]]
-    evaluations: list[dict[str, Any]]
-    health: dict[str, Any]
-    encoder: dict[str, Any]
-    """`encoder.json`: architecture and preprocessing; empty before the first encoder was saved"""
+    evaluations: list[Evaluation]
+    health: Health
+    encoder: EncoderRecord | None
+    """architecture and preprocessing; None before the first encoder was saved"""
     gallery: Gallery | None
 
     def setting(self, section: str, name: str) -> Any:
@@ -60,14 +61,14 @@ def read_story(run: "Run", colour: int) -> Story:
         name=run.name,
         path=str(run.path),
         colour=colour,
-        config=read_json(run.path / CONFIG),
+        config=read_json(run.path / CONFIG, dict[str, dict[str, Any]]),
         facts=run.facts,
         epochs=kinds["epoch"],
         steps=kinds["step"],
         validations=kinds["validation"],
         evaluations=run.evaluations(),
         health=run.health(),
-        encoder=read_json(run.path / ENCODER) if (run.path / ENCODER).exists() else {},
+        encoder=read_json(run.path / ENCODER, EncoderRecord) if (run.path / ENCODER).exists() else None,
         gallery=read_gallery(run.path),
     )
 
@@ -83,7 +84,7 @@ def series(story: Story, rows: Iterable[Mapping[str, Any]], x: str, y: str, name
     return Line(name, [p[0] for p in points], [p[1] for p in points], story.colour, dashed)
 
 
-def protocol_name(evaluation: Mapping[str, Any]) -> str:
+def protocol_name(evaluation: Evaluation) -> str:
     """The protocol of an evaluation as people call it, a k-NN with its k and T."""
     return protocol_title(str(evaluation["protocol"]), evaluation.get("settings") or {})
 
@@ -122,7 +123,7 @@ def method(story: Story) -> str:
     return METHODS.get(name, name)
 
 
-def outcome(evaluation: Mapping[str, Any]) -> tuple[str, str]:
+def outcome(evaluation: Evaluation) -> tuple[str, str]:
     """(state, words): is the encoder ahead of its baselines by more than the test images leave to chance?"""
     baselines = evaluation.get("baselines") or {}
     if not baselines:
@@ -135,7 +136,7 @@ def outcome(evaluation: Mapping[str, Any]) -> tuple[str, str]:
     return "good", f"ahead of {' and '.join(against)}"
 
 
-def best_evaluation(evaluations: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+def best_evaluation(evaluations: Sequence[Evaluation]) -> Evaluation | None:
     """The evaluation that answers first: the linear probe, else k-NN, else whatever there is."""
     return min(evaluations, key=lambda e: protocol_order(protocol_name(e)), default=None)
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from barlow.data import Source, open_source
 from barlow.files import read_json, write_json
@@ -17,6 +17,19 @@ RECORD = "study.json"
 Status = Literal["finished", "failed", "skipped", "pending"]
 Data = Any  # what open_source takes, or a source
 LONGEST_REASON = 300
+
+
+class Record(TypedDict):
+    """study.json of a cell: what was measured, and the seconds it took."""
+
+    measured: Measured
+    wall_s: float
+
+
+class Failure(TypedDict):
+    """Why a cell could not be finished."""
+
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -44,11 +57,11 @@ def look_up(out: Path, cell: Cell, wanted: Iterable[str]) -> Outcome:
         return Outcome(cell, "skipped", cell.skipped)
     record, failure = folder_of(out, cell) / RECORD, _failure_file(out, cell)
     if record.exists():
-        content = read_json(record)
+        content = read_json(record, Record)
         if set(wanted) <= set(content["measured"]):
             return Outcome(cell, "finished", measured=content["measured"], wall_s=content["wall_s"])
     if failure.exists():
-        return Outcome(cell, "failed", read_json(failure)["reason"])
+        return Outcome(cell, "failed", read_json(failure, Failure)["reason"])
     return Outcome(cell, "pending", "not run yet")
 
 
@@ -93,9 +106,9 @@ def _trained(folder: Path, cell: Cell, source: Source) -> Run:
     return pretrain(source, folder, config=cell.config, resume=True, quiet=True)
 
 
-def _earlier(folder: Path) -> dict[str, Any]:
+def _earlier(folder: Path) -> Record:
     """The record as it is, to which metrics are added."""
-    return read_json(folder / RECORD) if (folder / RECORD).exists() else {"measured": {}, "wall_s": 0.0}
+    return read_json(folder / RECORD, Record) if (folder / RECORD).exists() else {"measured": {}, "wall_s": 0.0}
 
 
 def _failure_file(out: Path, cell: Cell) -> Path:

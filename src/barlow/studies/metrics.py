@@ -185,7 +185,8 @@ def _pixels(run: Run, source: Source, names: set[str]) -> Measured:
 
 def _health(run: Run, source: Source, names: set[str]) -> Measured:
     """The state of the last validation's verdict."""
-    return {HEALTH: run.health().get("verdict", {}).get("state")}
+    verdict = run.health().get("verdict")
+    return {HEALTH: verdict["state"] if verdict else None}
 
 
 def _device(run: Run) -> str:

@@ -3,15 +3,37 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from barlow.records import typed
 from barlow.training.checkpoint import State, load, save_file
 
 NEVER = torch.iinfo(torch.int64).max
+
+
+class KeptBatch(TypedDict):
+    """The samples of the failing step, of all ranks."""
+
+    ids: Tensor
+    epoch: int
+    images: Any
+    cuts: Any
+    reference: Tensor | None
+    micro_batch: int | None
+
+
+class Kept(TypedDict):
+    """What a replay file holds."""
+
+    step: int
+    quantities: list[str]
+    batch: dict[str, Any]
+    """a `KeptBatch`, where it is of a run"""
+    state: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -94,9 +116,12 @@ def save_replay(folder: Path, fault: Fault, *, batch: State, state: State) -> Pa
 
 
 def load_replay(folder: Path) -> tuple[Fault, State, State] | None:
-    """The latest kept fault with its batch and its state; None when the run had none."""
+    """The latest kept fault with its batch and its state; None when the run had none.
+
+    Raises CheckpointError for a damaged file and InputError for one that is no replay.
+    """
     files = sorted(folder.glob("replay-*.pt"))
     if not files:
         return None
-    content = load(files[-1])
+    content = typed(load(files[-1]), Kept, files[-1])
     return Fault(content["step"], tuple(content["quantities"])), content["batch"], content["state"]

@@ -19,6 +19,7 @@ from barlow.data.memory import available_processors
 from barlow.devices import has_fast_bfloat16, known_device
 from barlow.errors import InputError
 from barlow.models import Preprocess
+from barlow.records import typed
 from barlow.training.schedules import LARS_BIAS_LR, REFERENCE_BATCH, lars_lr, scaled_lr
 from barlow.views import Recipe, get_recipe, recipe_from_toml
 
@@ -137,10 +138,8 @@ def make_plan(config: PretrainConfig, source: Source, *, world_size: int = 1, lo
 
 
 def plan_from_dict(facts: Mapping[str, Any]) -> Plan:
-    """The plan inside a run's facts."""
-    values: dict[str, Any] = {f.name: facts[f.name] for f in dataclasses.fields(Plan) if f.name in facts}
-    tuples: dict[str, Any] = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-    return Plan(**{**values, **tuples})
+    """The plan inside a run's facts. Raises InputError where it is not whole."""
+    return typed(facts, Plan, "the run's run.json")
 
 
 def split_indices(config: PretrainConfig, source: Source) -> tuple[np.ndarray, np.ndarray]:

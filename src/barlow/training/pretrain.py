@@ -23,6 +23,7 @@ from barlow.evaluation.knn import TEMPERATURE, K
 from barlow.files import LOCK, locked, read_json, remove_leftovers, write_json
 from barlow.models import Encoder, save_encoder
 from barlow.ranks import Team
+from barlow.records import Facts
 from barlow.run import CONFIG, FACTS, HEALTH, METRICS, Run
 from barlow.training.checkpoint import CheckpointError, CheckpointWriter, generators_given_back, load_latest, pause
 from barlow.training.distributed import joined
@@ -30,7 +31,15 @@ from barlow.training.faults import Fault, save_replay
 from barlow.training.loop import Hooks, Meter, Record, train
 from barlow.training.memory import is_out_of_memory
 from barlow.training.network import deterministic_kernels, is_of_compiler
-from barlow.training.plan import Plan, choose_device, environment, make_plan, resolve_recipe, split_indices
+from barlow.training.plan import (
+    Plan,
+    choose_device,
+    environment,
+    make_plan,
+    plan_from_dict,
+    resolve_recipe,
+    split_indices,
+)
 from barlow.training.progress import ProgressDisplay
 from barlow.training.room import Room, placing, view_shapes
 from barlow.training.signals import SignalFlag
@@ -180,7 +189,7 @@ def _prepare_folder(
             remove_leftovers(folder, name)
         if is_run and resume:
             _same_plan(folder, facts)
-            write_json(folder / FACTS, {**read_json(folder / FACTS), **facts})
+            write_json(folder / FACTS, {**read_json(folder / FACTS, Facts), **facts})
             return
         for path in (path for name in EARLIER_RUN for path in folder.glob(name)):
             _remove(path)
@@ -209,14 +218,15 @@ def _remove(path: Path) -> None:
 
 def _same_plan(folder: Path, now: Mapping[str, Any]) -> None:
     """A resumed run must find the data as they were, or its order and views would be others."""
-    then = read_json(folder / FACTS)
+    then = read_json(folder / FACTS, Facts)
     if "data" in then and (found := difference(then["data"], now["data"])):  # earlier versions did not note them
         raise InputError(f"cannot resume {folder}: {now['data_name']} does not hold the data it began with: {found}")
-    for name in (field.name for field in fields(Plan) if field.name not in MAY_CHANGE and field.name in then):
-        value = list(now[name]) if isinstance(now[name], tuple) else now[name]
-        close = isinstance(value, list) and value and np.allclose(value, then[name], rtol=1e-6, atol=0)
-        if then[name] != value and not close:
-            raise InputError(f"cannot resume {folder}: {name} is {value} now and was {then[name]}")
+    was, plan = (plan_from_dict({**now, **facts}) for facts in (then, {}))
+    for name in (field.name for field in fields(Plan) if field.name not in MAY_CHANGE):
+        old, new = getattr(was, name), getattr(plan, name)
+        close = isinstance(new, tuple) and len(new) == len(old) > 0 and np.allclose(new, old, rtol=1e-6, atol=0)
+        if old != new and not close:
+            raise InputError(f"cannot resume {folder}: {name} is {new} now and was {old}")
 
 
 class _Session:
@@ -280,7 +290,7 @@ class _Session:
 
     def restore(self) -> None:
         """Continue from the newest intact checkpoint, if there is one."""
-        self.earlier_s = read_json(self.folder / FACTS).get("wall_s", 0.0)
+        self.earlier_s = read_json(self.folder / FACTS, Facts).get("wall_s", 0.0)
         try:
             state = load_latest(self.folder / CHECKPOINTS)
         except CheckpointError as error:
@@ -495,7 +505,7 @@ class _Session:
     def _set_status(self, status: str) -> None:
         wall = self.earlier_s + time.time() - self.started
         found = {"status": status, "step": self.trainer.step, "wall_s": wall, "skipped": self._skipped()}
-        write_json(self.folder / FACTS, {**read_json(self.folder / FACTS), **found})
+        write_json(self.folder / FACTS, {**read_json(self.folder / FACTS, Facts), **found})
 
     def _announce(self) -> None:
         plan, config = self.plan, self.config

@@ -9,9 +9,10 @@ import torch
 
 from barlow.data import Batch
 from barlow.errors import InputError
+from barlow.records import typed
 from barlow.run import Run
 from barlow.training.checkpoint import CheckpointError
-from barlow.training.faults import load_replay, nonfinite_gradients
+from barlow.training.faults import KeptBatch, load_replay, nonfinite_gradients
 from barlow.training.memory import is_out_of_memory
 from barlow.training.plan import choose_device, plan_from_dict
 from barlow.training.trainer import Trainer
@@ -35,7 +36,8 @@ def replay(run: Run | str | Path, *, device: str | None = None) -> Iterator[str]
         raise InputError(f"{folder.path} kept no failing step: nothing was not finite in it")
     if folder.config.model.encoder == "custom":
         raise InputError("a run of your own module cannot be replayed from its folder; call train_step yourself")
-    fault, batch, state = kept
+    fault, content, state = kept
+    batch = typed(content, KeptBatch, f"the failing step of {folder.path}")
     yield f"{fault}; {len(batch['ids'])} samples, epoch {batch['epoch'] + 1}"
     plan = plan_from_dict(folder.facts)
     here = choose_device(device or torch.device(plan.device).type)
