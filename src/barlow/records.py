@@ -74,8 +74,8 @@ class Line(TypedDict):
     epoch: int
 
 
-class PerImage(TypedDict):
-    """What an encoder did on every image, packed by `evaluation.paired.pack`; `images` is a hash of their names."""
+class PerImage(TypedDict, total=False):
+    """What an encoder did on every image, packed by `evaluation.paired.pack`; empty where it was not kept."""
 
     images: str
     shape: list[int]
@@ -88,7 +88,16 @@ class Score(TypedDict):
 
     value: float
     interval: NotRequired[tuple[float, float] | None]
+    spread: NotRequired[float]
+    """standard deviation over seeds, where there were several"""
     per_image: NotRequired[PerImage]
+
+
+class Settings(TypedDict, total=False):
+    """The settings of a protocol that its name is told with; others stand beside them."""
+
+    k: int
+    temperature: float
 
 
 class Evaluation(TypedDict):
@@ -103,11 +112,12 @@ class Evaluation(TypedDict):
     n_train: NotRequired[int]
     split: NotRequired[str]
     seed: NotRequired[int]
-    settings: NotRequired[dict[str, Any]]
+    settings: NotRequired["Settings"]
     encoder_hash: NotRequired[str]
     baselines: NotRequired[dict[str, Score]]
     warnings: NotRequired[list[str]]
     details: NotRequired[dict[str, Any]]
+    spread: NotRequired[float]
     per_image: NotRequired[PerImage]
 
 

@@ -99,7 +99,7 @@ def compare_scores(first: Mapping[str, Any], second: Mapping[str, Any]) -> Compa
     None where either keeps no values of its images, or they are not of the same images and draws.
     """
     a, b = (score.get("per_image") or {} for score in (first, second))
-    if not a or not b or (a["images"], a["shape"]) != (b["images"], b["shape"]):
+    if not a or not b or any(a.get(name) != b.get(name) for name in ("images", "shape")):
         return None
     return compare(unpack(a), unpack(b))
 
