@@ -262,10 +262,11 @@ def test_results_of_any_names_have_files_of_their_own(tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", x=np.zeros((4, 8, 8), np.uint8))
     run = run_on(tmp_path / "data.npz", tmp_path / "run", n_held=0)
     names = ["データ", "写真", "a b", "a-b", "a/b", "é" * 300, "é" * 299, "a b"]
-    files = [run.save_evaluation({"protocol": "knn", "data": name, "value": i}) for i, name in enumerate(names)]
+    score = {"protocol": "knn", "metric": "accuracy", "interval": [0.0, 1.0], "n": 9}
+    files = [run.save_evaluation({**score, "data": name, "value": i / 10}) for i, name in enumerate(names)]
     assert files[:3] == [run.path / "evaluations" / f"knn-{name}.json" for name in ("データ", "写真", "a-b")]
     assert files[-1] == files[2]  # the same names again
-    assert {e["data"]: e["value"] for e in run.evaluations()} == {name: i for i, name in enumerate(names)}
+    assert {e["data"]: e["value"] for e in run.evaluations()} == {name: i / 10 for i, name in enumerate(names)}
 
 
 def test_images_in_both_splits_are_counted_in_a_warning() -> None:
