@@ -143,6 +143,7 @@ def embed(
     batch_size: BatchSize = 256,
     device: str | None = None,
     workers: Workers | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Write the features of every sample to a .parquet or .npz file.
 
@@ -158,17 +159,28 @@ def embed(
         batch_size: samples per forward pass
         device: cpu, cuda, ...; by default a GPU where there is one
         workers: readers of images at a time; by default one per processor for image files
+        overwrite: replace a file at --out that barlow did not write
     """
     from barlow.embedding import embed as write
     from barlow.embedding import open_for, shard
+    from barlow.files import check_outputs
     from barlow.models import load_encoder
 
     rank, ranks = _ranks()
     file = shard(out, rank, ranks)  # a wrong name is refused before the data are looked through
+    check_outputs([file], inputs=[run, data], overwrite=overwrite)
     encoder = load_encoder(run)
     source = open_for(encoder, data, split=split)
     features = write(
-        encoder, source, out=out, batch_size=batch_size, device=device, workers=workers, rank=rank, world_size=ranks
+        encoder,
+        source,
+        out=out,
+        batch_size=batch_size,
+        device=device,
+        workers=workers,
+        rank=rank,
+        world_size=ranks,
+        overwrite=overwrite,
     )
     if source.note:
         print(f"{source.name}: {source.note}")
@@ -197,7 +209,7 @@ def _printable(line: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
-def export(run: RunPath, format: str, out: Path, preprocessing: bool = False) -> None:
+def export(run: RunPath, format: str, out: Path, preprocessing: bool = False, overwrite: bool = False) -> None:
     """Write the encoder in the format another tool reads.
 
     Args:
@@ -205,10 +217,11 @@ def export(run: RunPath, format: str, out: Path, preprocessing: bool = False) ->
         format: safetensors, torchvision, timm, onnx, torch-export, or hf
         out: file (folder, for timm and hf) to write
         preprocessing: onnx and torch-export: normalise stored pixels inside the model
+        overwrite: replace files at --out that barlow did not write
     """
     from barlow.exporting import export as write
 
-    print(write(run, format, out, preprocessing=preprocessing))
+    print(write(run, format, out, preprocessing=preprocessing, overwrite=overwrite))
 
 
 def import_(
@@ -217,6 +230,7 @@ def import_(
     layout: str = "auto",
     trained_on: str | None = None,
     stem: str = "auto",
+    overwrite: bool = False,
 ) -> None:
     """Read a checkpoint of another code base, to measure and export it.
 
@@ -226,10 +240,11 @@ def import_(
         layout: official, mixed, solo-learn, lightly, or auto (by the key names)
         trained_on: data it was trained on (imagenet, cifar10, ...), for the preprocessing; official: imagenet
         stem: small, small-pooled or small-padded, where a 3x3 first convolution leaves it open
+        overwrite: replace an encoder in --out that was not imported
     """
     from barlow.importing import import_checkpoint
 
-    print(import_checkpoint(file, out, layout=layout, data=trained_on, stem=stem))
+    print(import_checkpoint(file, out, layout=layout, data=trained_on, stem=stem, overwrite=overwrite))
 
 
 def report(
@@ -238,6 +253,7 @@ def report(
     data: str | None = None,
     points: Annotated[int, Bounds(3, 65535)] = 4000,
     layout: str = "tsne",
+    overwrite: bool = False,
 ) -> None:
     """Write one self-contained HTML page about one or several runs.
 
@@ -247,10 +263,11 @@ def report(
         data: images for the map and the neighbours; the run's own data by default
         points: samples on the map, at most
         layout: how the map is laid out: tsne, or umap (with umap-learn)
+        overwrite: replace a file at --out that barlow did not write
     """
     from barlow.report import report as write
 
-    print(write(runs, out=out, data=data, points=points, layout=layout))
+    print(write(runs, out=out, data=data, points=points, layout=layout, overwrite=overwrite))
 
 
 def serve(
@@ -278,6 +295,7 @@ def views(
     image_size: ImageSize | None = None,
     seed: Seed = 0,
     channels: Annotated[int, Bounds(1, 2**12)] | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Draw originals and their views, to judge a recipe by eye.
 
@@ -289,10 +307,21 @@ def views(
         image_size: side of the views, in pixels; worked out from the data by default
         seed: seed of the views and of the choice of samples
         channels: channels to read the images with; by default what the data hold
+        overwrite: replace a file at --out that barlow did not write
     """
     from barlow.training.pictures import draw_views
 
-    print(draw_views(data, out, recipe=recipe, samples=samples, image_size=image_size, seed=seed, channels=channels))
+    drawn = draw_views(
+        data,
+        out,
+        recipe=recipe,
+        samples=samples,
+        image_size=image_size,
+        seed=seed,
+        channels=channels,
+        overwrite=overwrite,
+    )
+    print(drawn)
 
 
 def replay(run: RunPath, device: str | None = None) -> None:

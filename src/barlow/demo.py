@@ -7,7 +7,9 @@ from typing import Any
 from rich.console import Console
 
 from barlow.evaluation import KNN, FewShot, Linear, Result, evaluate
+from barlow.files import check_outputs
 from barlow.report import report
+from barlow.report.command import PAGE
 from barlow.run import Run
 from barlow.tables import BOLD, INTERVALS, comparison, score_of
 from barlow.training.pretrain import pretrain
@@ -36,6 +38,7 @@ def run_demo(
     console = Console(quiet=quiet)
     runs: list[Run] = []
     results: list[list[Result]] = []
+    check_outputs([out / PAGE], overwrite=overwrite)
     for method in METHODS:
         console.print(f"\n{NAMES[method]} on {DATA}", style="bold")
         chosen = {**SETTINGS, **settings, "method": method, "seed": seed}
@@ -46,7 +49,7 @@ def run_demo(
     first = results[0][0]
     console.print(f"{first.n} digits scored, {first.split}; few-shot: mean of {FewShot().draws} draws")
     console.print(f"{INTERVALS}. {BOLD} in its column")
-    page = report([run.path for run in runs], out=out / "report.html")
+    page = report([run.path for run in runs], out=out / PAGE, overwrite=overwrite)
     console.print(f"report: {page}", markup=False, soft_wrap=True)
     return [result for per_run in results for result in per_run]
 

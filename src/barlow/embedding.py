@@ -24,7 +24,7 @@ from barlow.errors import InputError, suggest
 from barlow.evaluation import Features, encoder_hash, extract, join
 from barlow.evaluation.bank import Bank
 from barlow.evaluation.features import BATCH_SIZE, choose_device, identity
-from barlow.files import remove_leftovers, written
+from barlow.files import MARK, check_outputs, mark_zip, remove_leftovers, written
 from barlow.models import Encoder, load_encoder
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def embed(
     workers: int | None = None,
     rank: int = 0,
     world_size: int = 1,
+    overwrite: bool = False,
 ) -> Features:
     """Features `[N, F]` of every sample of `data` under the run's encoder; also written to `out` (.parquet or .npz).
 
@@ -87,10 +88,14 @@ def embed(
     of `out` joins them. Ranks do not wait for each other. Work is kept in pieces beside the file: after a kill the
     same call goes on, and a file that holds these features already is not computed again.
 
-    Raises InputError for an unknown suffix of `out`.
+    Raises InputError for an unknown suffix of `out`, and where `out` is what is read, or a file that barlow did not
+    write and `overwrite` is not given.
     """
-    encoder = run if isinstance(run, Encoder) else load_encoder(run)
     file = None if out is None else shard(Path(out).expanduser(), rank, world_size)
+    if file is not None:
+        stored = getattr(data, "path", data)  # of an array that was opened from a file
+        check_outputs([file], inputs=[stored, getattr(run, "path", run)], overwrite=overwrite)
+    encoder = run if isinstance(run, Encoder) else load_encoder(run)
     source = open_for(encoder, data, split=split)
     work = partial(
         extract,
@@ -168,7 +173,7 @@ def _check_suffix(file: Path) -> None:
 def write_features(table: FeatureTable, file: Path) -> None:
     """Write `table` to `.npz` (arrays x, y, ids, keys, classes, encoder) or `.parquet` (one row per sample)."""
     _check_suffix(file)
-    with written(file) as temporary, temporary.open("wb") as stream:
+    with written(file) as temporary, temporary.open("wb+") as stream:
         (_write_npz if file.suffix == ".npz" else _write_parquet)(table, stream)
 
 
@@ -184,6 +189,7 @@ def _write_npz(table: FeatureTable, stream: BinaryIO) -> None:
     if table.features.y is not None:
         arrays["y"] = table.features.y
     np.savez(stream, allow_pickle=False, **arrays)
+    mark_zip(stream)
 
 
 def _write_parquet(table: FeatureTable, stream: BinaryIO) -> None:
@@ -197,7 +203,7 @@ def _write_parquet(table: FeatureTable, stream: BinaryIO) -> None:
     if table.features.y is not None:
         columns["label"] = pa.array(table.features.y, pa.int64())
     facts = {"classes": json.dumps(table.classes), "encoder": table.encoder, "extraction": table.extraction}
-    pq.write_table(pa.table(columns).replace_schema_metadata(facts), stream)
+    pq.write_table(pa.table(columns).replace_schema_metadata({**facts, "note": MARK}), stream)
 
 
 def read_features(file: str | Path) -> FeatureTable:

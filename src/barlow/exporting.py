@@ -1,8 +1,7 @@
 """The encoder in the formats of other tools, each with the lines that load it."""
 
 import importlib.util
-import json
-import shutil
+import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
 from barlow.errors import InputError, suggest
-from barlow.files import read_json, write_json
+from barlow.files import MARK, check_outputs, mark_zip, read_json, write_bytes, write_json, write_text, written
 from barlow.model_card import data_name, loading_code, model_card
 from barlow.models import Encoder, Preprocess, backbone_weights, load_encoder
 from barlow.models.encoders import timm_options
@@ -25,7 +24,9 @@ from barlow.run import Run
 IMAGENET_CLASSES = 1000  # a plain torchvision model's classifier; ours is filled with zeros
 
 
-def export(run: Run | str | Path, format: str, out: str | Path, *, preprocessing: bool = False) -> Path:
+def export(
+    run: Run | str | Path, format: str, out: str | Path, *, preprocessing: bool = False, overwrite: bool = False
+) -> Path:
     """Write the encoder of `run` (a run or an encoder file) to `out` and return its path.
 
     safetensors   `out.safetensors` with `out.json`: what `load_encoder` reads
@@ -37,7 +38,8 @@ def export(run: Run | str | Path, format: str, out: str | Path, *, preprocessing
 
     Files without a place for instructions get `out.md` with the lines that load them. With `preprocessing`, onnx and
     torch-export take stored pixel values of the encoder's size and normalise them inside; otherwise normalised ones.
-    Raises InputError for an unknown format, an encoder the format has no place for, or a missing optional package.
+    Raises InputError for an unknown format, an encoder the format has no place for, a missing optional package, and a
+    file in the way that barlow did not write, unless `overwrite`.
     """
     write = WRITERS.get(format)
     if write is None:
@@ -45,9 +47,24 @@ def export(run: Run | str | Path, format: str, out: str | Path, *, preprocessing
     if preprocessing and format not in ("onnx", "torch-export"):
         raise InputError(f"preprocessing goes inside onnx and torch-export only, not {format}")
     target = Path(out)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    check_outputs(_outputs(format, target), inputs=[getattr(run, "path", run)], overwrite=overwrite)
     write(run, target, preprocessing)
     return target
+
+
+def _outputs(format: str, out: Path) -> list[Path]:
+    """Every file that the format may write."""
+    if format in ("timm", "hf"):
+        if out.is_file():
+            raise InputError(f"{out} is a file; {format} is written to a folder")
+        names = ("config.json", "model.safetensors", "README.md", *((WEIGHTS, FACTS) if format == "hf" else ()))
+        return [out / name for name in names]
+    return [out, _beside(out) if format == "safetensors" else out.with_suffix(".md")]
+
+
+def _beside(weights: Path) -> Path:
+    """The JSON that belongs to a safetensors file."""
+    return weights.with_name(FACTS) if weights.name == WEIGHTS else weights.with_suffix(".json")
 
 
 def _expect_suffix(out: Path, *suffixes: str) -> None:
@@ -66,21 +83,24 @@ def _write_safetensors(run: Run | str | Path, out: Path, _: bool) -> None:
     _expect_suffix(out, ".safetensors")
     path = run.path if isinstance(run, Run) else Path(run)
     weights = path / WEIGHTS if path.is_dir() else path
-    facts = weights.with_name(FACTS) if weights.name == WEIGHTS else weights.with_suffix(".json")
+    facts = _beside(weights)
     if not (weights.is_file() and facts.is_file()):
         raise InputError(f"no encoder at {path}: expected a run folder or a .safetensors file with its JSON")
-    if out.resolve() == weights.resolve():
-        raise InputError(f"{out} is the encoder itself, in this format already; name another file with --out")
-    beside = out.with_name(FACTS) if out.name == WEIGHTS else out.with_suffix(".json")
-    for source, copy in ((weights, out), (facts, beside)):
-        shutil.copyfile(source, copy)
+    described = read_json(facts, EncoderRecord)
+    if "data" in described["facts"]:
+        described["facts"]["data"] = data_name(str(described["facts"]["data"]))
+    write_bytes(out, weights.read_bytes())
+    write_json(_beside(out), {**described, "note": MARK})
 
 
 def _write_torchvision(run: Run | str | Path, out: Path, _: bool) -> None:
     _expect_suffix(out, ".pth", ".pt", ".safetensors")
     encoder = load_encoder(run)
     state = torchvision_state(encoder)
-    out.write_bytes(serialised(state)) if out.suffix == ".safetensors" else torch.save(state, out)
+    if out.suffix == ".safetensors":
+        write_bytes(out, serialised(state, metadata={"format": "pt", "note": MARK}))
+    else:
+        _write_zip(out, lambda stream: torch.save(state, stream))
     _write_loading("torchvision", encoder, out)
 
 
@@ -118,9 +138,9 @@ def _write_timm(run: Run | str | Path, out: Path, _: bool) -> None:
 
 def _timm_folder(encoder: Encoder, out: Path) -> None:
     """`config.json` and `model.safetensors` as timm writes them for the Hub."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "model.safetensors").write_bytes(serialised(backbone_weights(encoder), metadata={"format": "pt"}))
-    (out / "config.json").write_text(json.dumps(timm_config(encoder), indent=2) + "\n")
+    weights = serialised(backbone_weights(encoder), metadata={"format": "pt", "note": MARK})
+    write_bytes(out / "model.safetensors", weights)
+    write_json(out / "config.json", {**timm_config(encoder), "note": MARK})
 
 
 def timm_config(encoder: Encoder) -> dict[str, Any]:
@@ -189,8 +209,16 @@ def _write_torch_export(run: Run | str | Path, out: Path, preprocessing: bool) -
     _expect_suffix(out, ".pt2")
     network, sample, encoder = _traceable(run, preprocessing)
     program = torch.export.export(network, (sample,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    torch.export.save(program, out)
+    _write_zip(out, lambda stream: torch.export.save(program, stream))
     _write_loading("torch-export", encoder, out, preprocessing)
+
+
+def _write_zip(out: Path, save: Callable[[io.BytesIO], None]) -> None:
+    """In memory first: torch's own writer ends the process when the disk is full."""
+    stream = io.BytesIO()
+    save(stream)
+    mark_zip(stream)
+    write_bytes(out, stream.getvalue())
 
 
 def _write_onnx(run: Run | str | Path, out: Path, preprocessing: bool) -> None:
@@ -198,44 +226,37 @@ def _write_onnx(run: Run | str | Path, out: Path, preprocessing: bool) -> None:
     if importlib.util.find_spec("onnxscript") is None:
         raise InputError("export to onnx needs the package onnxscript: pip install onnx onnxscript")
     network, sample, encoder = _traceable(run, preprocessing)
-    torch.onnx.export(
+    program = torch.onnx.export(
         network,
         (sample,),
-        out,
         input_names=["pixels" if preprocessing else "images"],
         output_names=["features"],
         dynamic_shapes=({0: torch.export.Dim("batch")},),
         dynamo=True,
-        external_data=False,
         verbose=False,
     )
+    assert program is not None  # the dynamo exporter returns it
+    program.model.doc_string = MARK
+    with written(out) as temporary:
+        program.save(temporary, external_data=False)
     _write_loading("onnx", encoder, out, preprocessing)
 
 
 def _write_hub(run: Run | str | Path, out: Path, _: bool) -> None:
     """A folder that `huggingface_hub.upload_folder` takes as it is."""
     encoder = load_encoder(run)
-    out.mkdir(parents=True, exist_ok=True)
     native = timm.is_model(encoder.architecture.name)
     if native:
         _timm_folder(encoder, out)
     else:
         _write_safetensors(run, out / WEIGHTS, False)
-        _name_data_only(out / FACTS)
-    (out / "README.md").write_text(model_card(run, encoder, out.name, "timm" if native else "safetensors"))
-
-
-def _name_data_only(file: Path) -> None:
-    described = read_json(file, EncoderRecord)
-    if "data" in described["facts"]:
-        described["facts"]["data"] = data_name(str(described["facts"]["data"]))
-    write_json(file, described)
+    write_text(out / "README.md", model_card(run, encoder, out.name, "timm" if native else "safetensors"))
 
 
 def _write_loading(format: str, encoder: Encoder, out: Path, preprocessing: bool = False) -> None:
     """The lines that load the file, in `README.md` inside a folder and in a `.md` beside a file."""
     target = out / "README.md" if out.is_dir() else out.with_suffix(".md")
-    target.write_text(loading_code(format, encoder, out.name, preprocessing))
+    write_text(target, loading_code(format, encoder, out.name, preprocessing))
 
 
 WRITERS: Mapping[str, Callable[[Run | str | Path, Path, bool], None]] = {

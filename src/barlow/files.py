@@ -9,9 +9,10 @@ import json
 import os
 import platform
 import secrets
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 from filelock import FileLock, Timeout
 
@@ -21,6 +22,10 @@ from barlow.records import typed
 T = TypeVar("T")
 
 LOCK = ".lock"  # of a folder
+MARK = "written by barlow, which replaces this file when it writes it again"
+"""Every output that a person names carries this text near its beginning or its end."""
+COMMENT = f"<!-- {MARK}; remove this line to keep your edits -->\n"  # in Markdown and HTML
+_SEARCHED = 1 << 20  # bytes at each end of a file: a Parquet footer may be long
 DEEPEST = 12
 """Levels of lists and objects; no file of this package has as many, so that a deeper one is damaged."""
 
@@ -35,8 +40,7 @@ def written(path: Path) -> Iterator[Path]:
 
     Raises InputError when `path` is a folder or a device. An OSError such as a full disk names `path`.
     """
-    if path.exists() and not path.is_file():  # to rename over /dev/null would remove the device
-        raise InputError(f"{path} is {'a folder' if path.is_dir() else 'no regular file'}; name a file to write")
+    _expect_file(path)
     # 40 characters: a name may have 255 bytes, and one character up to four.
     temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
@@ -110,6 +114,39 @@ def parsed(text: str | bytes, kind: type[T], where: object) -> T:
     return cast(T, value)
 
 
+def check_outputs(outputs: Iterable[Path], *, inputs: Iterable[Any] = (), overwrite: bool = False) -> None:
+    """Raise InputError where writing `outputs` would lose a file that no command wrote there before.
+
+    With `overwrite`, only what the command reads is kept: files that are, or lie inside of, one of `inputs` (those
+    that are no paths do not count).
+    """
+    read = [Path(value).expanduser().resolve() for value in inputs if isinstance(value, str | os.PathLike)]
+    for path in outputs:
+        _expect_file(path)
+        place, ours = path.resolve(), is_output(path)
+        if place in read or (path.is_file() and not ours and any(place.is_relative_to(of) for of in read)):
+            raise InputError(f"{path} is a part of what this command reads; name another place with --out")
+        if path.exists() and not ours and not overwrite:
+            raise InputError(f"{path} exists and was not written by barlow; name another --out, or add --overwrite")
+
+
+def is_output(path: Path) -> bool:
+    """Whether the file carries the mark. For weights, which are copied as they are, the JSON beside them may do so."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        ends = file.read(_SEARCHED)
+        file.seek(max(0, path.stat().st_size - _SEARCHED))
+        ends += file.read()
+    return MARK.encode() in ends or (path.suffix == ".safetensors" and is_output(path.with_suffix(".json")))
+
+
+def mark_zip(file: Path | BinaryIO) -> None:
+    """Put the mark into the comment of a zip archive, as `.npz`, `.pth` and `.pt2` files are."""
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.comment = MARK.encode()
+
+
 def remove_leftovers(folder: Path, name: str) -> None:
     """Delete what killed processes left of `name` (a pattern) in `folder`; only the folder's one writer may call it."""
     for path in folder.glob(f".{name}.*.tmp"):
@@ -149,6 +186,12 @@ def cache_folder() -> Path:
 def data_folder() -> Path:
     """BARLOW_DATA, or ~/.cache/barlow: where named data sets are looked for and downloaded to."""
     return Path(os.environ.get("BARLOW_DATA") or Path.home() / ".cache" / "barlow").expanduser()
+
+
+def _expect_file(path: Path) -> None:
+    """To rename a file over a device such as /dev/null would remove the device."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is {'a folder' if path.is_dir() else 'no regular file'}; name a file to write")
 
 
 def _sync_folder(folder: Path) -> None:

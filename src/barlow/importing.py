@@ -25,7 +25,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from barlow.errors import InputError, suggest
+from barlow.files import MARK, check_outputs
 from barlow.models import Preprocess, build_encoder, save_encoder
+from barlow.models.files import FACTS, WEIGHTS
 
 State = dict[str, Tensor]
 
@@ -118,6 +120,7 @@ def import_checkpoint(
     data: str | None = None,
     preprocess: Preprocess | None = None,
     stem: str = "auto",
+    overwrite: bool = False,
 ) -> Path:
     """Turn a checkpoint of another code base into an encoder folder that `load_encoder` and `evaluate` read.
 
@@ -127,8 +130,10 @@ def import_checkpoint(
     small-pooled, small-padded); auto follows the code base. Returns the folder `out`.
 
     Files are read without running code from them. Raises InputError for a file that is none of the layouts, a key
-    that is missing or of no known part, an unknown architecture, or preprocessing that is not known.
+    that is missing or of no known part, an unknown architecture, preprocessing that is not known, and an encoder in
+    `out` that was not imported, unless `overwrite`.
     """
+    check_outputs([Path(out) / WEIGHTS, Path(out) / FACTS], inputs=[file], overwrite=overwrite)
     state = read_checkpoint(Path(file))
     chosen = detect_layout(state) if layout == "auto" else layout
     if chosen not in LAYOUTS:
@@ -144,7 +149,8 @@ def import_checkpoint(
         stem=found_stem if stem == "auto" else stem,
     )
     _load(encoder.backbone, weights, Path(file))
-    save_encoder(encoder, shown, Path(out), imported_from=Path(file).name, layout=chosen, data=data or "unknown")
+    facts = {"imported_from": Path(file).name, "layout": chosen, "data": data or "unknown"}
+    save_encoder(encoder, shown, Path(out), note=MARK, **facts)
     return Path(out)
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from barlow.errors import InputError
+from barlow.files import COMMENT
 from barlow.models import Encoder, Preprocess
 from barlow.models.encoders import timm_options
 from barlow.records import Evaluation
@@ -29,7 +30,7 @@ def loading_code(format: str, encoder: Encoder, name: str, preprocessing: bool =
     """Markdown with the lines that load the file or folder `name`; run where it lies, they leave `features [B, F]`."""
     lines = _LINES[format](encoder, name)
     text = f"# {name}\n\n```python\n" + "\n".join(lines) + "\n```\n"
-    return text + "\n" + _reading(encoder.preprocess, encoder.feature_dim, preprocessing)
+    return text + "\n" + _reading(encoder.preprocess, encoder.feature_dim, preprocessing) + "\n" + COMMENT
 
 
 def _torchvision(encoder: Encoder, name: str) -> list[str]:

@@ -23,10 +23,10 @@ WEIGHTS, FACTS = "encoder.safetensors", "encoder.json"
 FORMAT = 1
 
 
-def save_encoder(encoder: Encoder, preprocess: Preprocess, folder: Path, **facts: Any) -> str:
+def save_encoder(encoder: Encoder, preprocess: Preprocess, folder: Path, *, note: str = "", **facts: Any) -> str:
     """Write `encoder.safetensors` and `encoder.json` into `folder`; returns the SHA-256 of the weights file.
 
-    `facts` (method, data set, epochs, ...) are kept in the JSON as they are.
+    `facts` (method, data set, epochs, ...) are kept in the JSON as they are; `note` says who wrote the files.
     """
     content = serialised(backbone_weights(encoder))
     digest = hashlib.sha256(content).hexdigest()
@@ -37,6 +37,7 @@ def save_encoder(encoder: Encoder, preprocess: Preprocess, folder: Path, **facts
         "preprocess": preprocess.to_dict(),
         "sha256": digest,
         "facts": facts,
+        **({"note": note} if note else {}),
     }
     write_bytes(folder / WEIGHTS, content)
     write_json(folder / FACTS, described)

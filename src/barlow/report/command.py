@@ -6,6 +6,7 @@ from typing import Any
 
 from barlow.data import Source, open_source
 from barlow.errors import InputError
+from barlow.files import check_outputs
 from barlow.models import Preprocess
 from barlow.report.gallery import FACTS, check_map, make_gallery, read_gallery
 from barlow.report.page import write_report
@@ -22,21 +23,26 @@ def report(
     data: Any = None,
     points: int = 4000,
     layout: str = "tsne",
+    overwrite: bool = False,
 ) -> Path:
     """Write the page of one run, or of several side by side, and return its path.
 
     `out` is `report.html` in the first run by default. The images of the map are those of `data`, or by default of
     the data the run was trained on, where they can still be found; a map that is there already and fits the
     encoder, the data and `points` is kept. `layout` as in `make_gallery`. Raises InputError for a path that is
-    not a run, `data` that cannot be opened, or a number of points or layout that no map has.
+    not a run, `data` that cannot be opened, a number of points or layout that no map has, and an `out` that barlow
+    did not write unless `overwrite`.
     """
     check_map(points, layout)  # also where there is no map to make
     folders = [Run(run) for run in runs]
     if not folders:
         raise InputError("no run to report on; name a run folder")
+    page = folders[0].path / PAGE if out is None else Path(out)
+    if out is not None:
+        check_outputs([page], inputs=[*(run.path for run in folders), data], overwrite=overwrite)
     for run in folders:
         _picture(run, data, points, layout)
-    return write_report(folders, Path(out) if out is not None else folders[0].path / PAGE)
+    return write_report(folders, page)
 
 
 def _picture(run: Run, data: Any, points: int, layout: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from barlow.errors import InputError
-from barlow.files import write_text
+from barlow.files import COMMENT, write_text
 from barlow.report import evidence, health, pictures
 from barlow.report.markup import Child, Markup, data_block, escape, join, tag
 from barlow.report.story import Story, flat, method, plain, read_story
@@ -31,7 +31,7 @@ def write_report(runs: "Sequence[Run]", out: Path) -> Path:
     if not 1 <= len(runs) <= MOST_RUNS:
         raise InputError(f"a report shows 1 to {MOST_RUNS} runs, got {len(runs)}; name fewer run folders")
     page = render([read_story(run, colour) for colour, run in enumerate(runs)])
-    write_text(out, page)
+    write_text(out, page + COMMENT)
     return out
 
 

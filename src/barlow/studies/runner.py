@@ -56,9 +56,9 @@ def run_study(
     chosen, wanted = share_of(plan.cells, cells), measured_of(study)
     known = {cell.key: look_up(folder, cell, wanted) for cell in plan.cells}
     left = [cell for cell in chosen if known[cell.key].status in ("pending", "failed")]
+    _make_folder(folder)
     _announce(plan, known, len(chosen), len(left), say)
     command = _command(name, source.name, folder, seeds, settings or {}, budget)
-    _make_folder(folder)
     here: dict[str, Outcome] = {}
     started = time.perf_counter()
     try:
@@ -94,6 +94,9 @@ def _open(data: Data, settings: Mapping[str, Any]) -> Source:
 
 
 def _make_folder(folder: Path) -> None:
+    foreign = [name for name in (TABLE, FIGURE, FINDINGS, ROWS) if (folder / name).exists()]
+    if foreign and not (folder / "cells").is_dir():
+        raise InputError(f"{folder / foreign[0]} exists and is not of a study; choose another --out")
     try:
         (folder / "cells").mkdir(parents=True, exist_ok=True)
     except OSError as error:

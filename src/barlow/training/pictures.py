@@ -8,6 +8,7 @@ import numpy as np
 from barlow.config import config_from_settings
 from barlow.data import CorruptSample, Source, open_source
 from barlow.errors import InputError
+from barlow.files import check_outputs
 from barlow.training.plan import make_plan, resolve_recipe
 from barlow.views import ViewMaker, grid, view_maker
 
@@ -21,13 +22,16 @@ def draw_views(
     image_size: int | None = None,
     seed: int = 0,
     channels: int | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Write a PNG with originals and their views in two epochs; the settings are those `pretrain` would choose.
 
-    Raises InputError for data that are not images, an unknown recipe, or fewer than one sample.
+    Raises InputError for data that are not images, an unknown recipe, fewer than one sample, and an `out` that barlow
+    did not write unless `overwrite`.
     """
     if samples < 1:
         raise InputError(f"--samples must be 1 or more, got {samples}")
+    check_outputs([Path(out)], inputs=[data], overwrite=overwrite)
     source = data if isinstance(data, Source) else open_source(data, channels=channels)
     if source.kind != "image":
         raise InputError(f"{source.name} holds {source.kind} samples; only views of images can be drawn")

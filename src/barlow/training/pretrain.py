@@ -5,7 +5,7 @@ import math
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
@@ -19,6 +19,7 @@ from barlow.config import PretrainConfig, config_from_settings, config_to_dict, 
 from barlow.data import CorruptSample, Loader, Source, WorkerDied, difference, identity, open_source
 from barlow.diagnostics import expected_initial_loss
 from barlow.errors import InputError
+from barlow.evaluation.frozen import eval_mode
 from barlow.evaluation.knn import TEMPERATURE, K
 from barlow.files import LOCK, locked, read_json, remove_leftovers, write_json
 from barlow.models import Encoder, save_encoder
@@ -61,7 +62,8 @@ OF_EACH_RANK = {"device": "", "workers": 0}  # of a plan; machines of one run ne
 REWRITTEN = (CONFIG, FACTS, METRICS, HEALTH, "encoder.*")  # files that a killed run may have left half written
 # In the order of their removal: a folder is a run as long as it has its settings, so they go last, and come last.
 EARLIER_RUN = (
-    *(CHECKPOINTS, METRICS, HEALTH, "evaluations", "tensorboard", "replay-*.pt", "gallery.*", "encoder.*"),
+    *(CHECKPOINTS, METRICS, HEALTH, "evaluations", "tensorboard", "replay-*.pt"),
+    *("gallery.json", "gallery.npz", "encoder.json", "encoder.safetensors"),
     *(FACTS, CONFIG),
 )
 
@@ -180,6 +182,8 @@ def _prepare_folder(
     is_run = (folder / CONFIG).exists()
     if is_run and not (resume or overwrite):
         raise InputError(f"{folder} already holds a run; use --resume to continue it or --overwrite to replace it")
+    if is_run and "objective" not in read_json(folder / CONFIG, dict[str, Any]):
+        raise InputError(f"{folder / CONFIG} does not hold the settings of a run; choose a new folder for --out")
     if not is_run and folder.is_dir() and any(not _is_ours(path) for path in folder.iterdir()):
         raise InputError(f"{folder} is not empty and not a run; choose a new folder for --out")
     facts = _facts(plan, source)
@@ -256,7 +260,13 @@ class _Session:
             for encoder in {self.trainer.network.encoder, self.trainer.encoder}:  # the trained one and its average
                 encoder.fit_first_layer(images.to(plan.device))
         self.loader = self._open_loader(train_rows)  # before the room is measured: it may keep the data on the device
-        shapes = view_shapes(resolve_recipe(plan.recipe).with_views(config.views.views), plan)
+        recipe = resolve_recipe(plan.recipe).with_views(config.views.views)
+        if recipe.kind != plan.kind:
+            raise InputError(
+                f"recipe '{recipe.name}' makes views of {recipe.kind} samples; these are {plan.kind} samples"
+            )
+        shapes = view_shapes(recipe, plan)
+        self._check_views(recipe.name, shapes)
         self.room = Room(config, plan, self.trainer.unsharded, self.trainer.method, shapes)
         self.trainer.micro_batch = self._agreed_micro_batch()
         self.meter = Meter()
@@ -266,6 +276,31 @@ class _Session:
         self.validator = validator if team.is_main else None
         self.resume_step: int | None = None
         self.gathering_s = 0.0  # that the state of the last checkpoint took to come together
+
+    def _check_views(self, recipe: str, shapes: Sequence[tuple[int, ...]]) -> None:
+        """Refuse what the first step would fail on, while an earlier run in the folder is still as it was."""
+        if len(shapes) < 2:
+            raise InputError(
+                f"recipe '{recipe}' makes one view of a sample, and views are compared: give two [[views]]"
+            )
+        if self.config.objective.method == "mixed-barlow-twins" and shapes[0] != shapes[1]:
+            raise InputError(
+                f"recipe '{recipe}' makes views of two sizes, which cannot be mixed: give the first two one"
+            )
+        if self.trainer.sharded:  # no rank holds an encoder that it could try alone
+            return
+        encoder = self.trainer.unsharded.encoder
+        for shape in sorted(set(shapes)):
+            try:
+                with torch.no_grad(), eval_mode(encoder):
+                    encoder(torch.zeros(1, *shape, device=self.trainer.device))
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise
+                reason = (str(error).strip() or repr(error)).splitlines()[0]
+                raise InputError(
+                    f"encoder '{self.plan.encoder}' cannot take views of {list(shape)}: {reason}"
+                ) from error
 
     def _agreed_micro_batch(self) -> int | None:
         """The smallest of all ranks': they must go through the network the same number of times."""

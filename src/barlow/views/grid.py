@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from barlow.errors import InputError
-from barlow.files import written
+from barlow.files import MARK, written
 from barlow.views.maker import ViewMaker
 
 _CELL = 160  # pixels of one picture, about: small views are enlarged by whole factors, so that pixels stay square
@@ -33,8 +34,10 @@ def grid(
     view_count = maker.recipe.view_count
     headings = ["original"] + [f"epoch {e}, view {v + 1}" for e in range(epochs) for v in range(view_count)]
     try:
+        note = PngInfo()
+        note.add_text("Software", MARK)
         with written(path) as temporary:
-            _compose(rows, headings, _title(maker), view_count).save(temporary, format="PNG")
+            _compose(rows, headings, _title(maker), view_count).save(temporary, format="PNG", pnginfo=note)
     except OSError as error:
         raise InputError(f"Cannot write {path}: {error.strerror or error}.") from error
     return path
