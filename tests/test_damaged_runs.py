@@ -66,7 +66,7 @@ def damage(path: Path, rng: random.Random) -> str:
         ("emptied", lambda: path.write_bytes(b"")),
         ("cut off", lambda: path.write_bytes(content[: rng.randrange(len(content))])),
         ("bytes flipped", lambda: path.write_bytes(flipped(content, rng))),
-        ("a folder in its place", lambda: (path.unlink(), path.mkdir())),
+        ("a folder in its place", lambda: path.rename(path.with_suffix(".gone")).with_name(path.name).mkdir()),
     ]
     if path.suffix in (".json", ".jsonl"):
         ways += [("a value replaced", lambda: path.write_text(replaced(content.decode(), rng)))] * 10

@@ -94,10 +94,13 @@ class Score(TypedDict):
 
 
 class Settings(TypedDict, total=False):
-    """The settings of a protocol that its name is told with; others stand beside them."""
+    """Settings of a protocol: those that its name is told with, and some of all; others stand beside them."""
 
     k: int
     temperature: float
+    device: str
+    overlap_checked: bool
+    batch_size_of_extraction: int
 
 
 class Evaluation(TypedDict):
@@ -183,16 +186,17 @@ class EncoderRecord(TypedDict):
     """method, data, epochs, ...: for people"""
 
 
-def typed(value: Any, kind: type[T], where: object) -> T:
+def typed(value: Any, kind: type[T], where: object, *, strict: bool = True) -> T:
     """A JSON value as `kind`: a dataclass, a TypedDict, a container of these. Fields that it does not name are dropped.
 
-    Lists become tuples and whole numbers floats where `kind` says so; nothing else is converted. Raises InputError,
-    with the place inside the value, where it is of another type.
+    Lists become tuples and whole numbers floats where `kind` says so; nothing else is converted. Without `strict`,
+    numbers may be written as text, as XML writes them. Raises InputError, with the place inside the value, where it
+    is of another type.
     """
     import msgspec  # here: the help of the command line need not wait for it
 
     try:
-        return msgspec.convert(value, kind)
+        return msgspec.convert(value, kind, strict=strict)
     except msgspec.ValidationError as error:
         raise InputError(f"{where} is damaged: {error}") from None
 

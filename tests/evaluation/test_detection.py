@@ -138,7 +138,7 @@ def test_objects_are_numbered_from_one_and_what_files_leave_out_is_filled_in(tmp
         read_coco(file)
     del bare["annotations"][0]["bbox"]
     file.write_text(json.dumps(bare))
-    with pytest.raises(InputError, match="without image_id"):
+    with pytest.raises(InputError, match=r"missing required field `bbox` - at `\$.annotations"):
         read_coco(file)
 
 
@@ -295,7 +295,7 @@ def test_encoders_without_feature_maps_and_files_that_do_not_fit_are_refused(tmp
     with pytest.raises(InputError, match=r"1 annotated images are not in .*001\.png"):
         annotated(tmp_path / "a", file)
     (tmp_path / "bad.json").write_text("{}")
-    with pytest.raises(InputError, match="lacks the tables"):
+    with pytest.raises(InputError, match="missing required field `images`"):
         read_coco(tmp_path / "bad.json")
 
 
@@ -328,3 +328,79 @@ def test_mask_rcnn_learns_to_outline_drawn_shapes(tmp_path: Path) -> None:
     result = rehearsed(tmp_path, masks=True, iterations=40, proposals=40, sampled=8)
     assert result.protocol == "mask-rcnn"
     assert result.details["masks"]["ap50"] > 0.3
+
+
+@pytest.mark.parametrize(
+    ("table", "field", "value"),
+    [
+        ("images", "id", None),
+        ("images", "file_name", 7),
+        ("images", "width", 10**30),
+        ("annotations", "bbox", [1, 2, 3]),
+        ("annotations", "bbox", [1, 2, 3, float("nan")]),
+        ("annotations", "bbox", [1, 2, 3, 1e300]),
+        ("annotations", "category_id", "cat"),
+        ("annotations", "image_id", 10**40),
+        ("annotations", "segmentation", [[1, 2]]),
+        ("annotations", "segmentation", {"size": [4, 4]}),
+        ("categories", "id", [[]]),
+        ("categories", "name", None),
+    ],
+)
+def test_coco_tables_of_other_types_are_one_line(table: str, field: str, value: Any, tmp_path: Path) -> None:
+    file = draw(tmp_path / "a", 2, 2)
+    tables = json.loads(file.read_text())
+    tables[table][0][field] = value
+    file.write_text(json.dumps(tables))
+    with pytest.raises(InputError, match=rf"is damaged: .* - at `\$\.{table}") as told:
+        read_coco(file)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "[" * 10_000, '{"images": [], "annotations": [], "categories": [NaN]}'])
+def test_a_file_that_is_not_coco_is_one_line(content: str, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(InputError, match="is damaged"):
+        read_coco(tmp_path / "x.json")
+
+
+def test_masks_of_another_size_or_of_nonsense_are_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("faster_coco_eval")
+    file = draw(tmp_path / "a", 2, 2)
+    tables = json.loads(file.read_text())
+    image = tables["images"][0]
+    item = next(item for item in tables["annotations"] if item["image_id"] == image["id"])
+    for lengths, message in (
+        ({"size": [3, 3], "counts": [9]}, "its image is"),
+        ({"size": [image["height"], image["width"]], "counts": "\u00e4"}, "damaged segmentation"),
+    ):
+        item["segmentation"] = lengths
+        file.write_text(json.dumps(tables))
+        with pytest.raises(InputError, match=message):
+            annotated(tmp_path / "a", file).target(0, masks=True)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "message"),
+    [
+        ("<xmin>1<", "<xmin>left<", "Expected `float`"),
+        ("<xmin>1<", "<xmin>nan<", "Expected `float`"),
+        ("<xmin>1</xmin>", "", "Expected `float`, got `null`"),
+        ("<name>dog</name>", "", "Expected `str`, got `null`"),
+        ("<width>90<", "<width>wide<", "Expected `int`"),
+        ('<?xml version="1.0"?>', '<?xml version="1.0" encoding="none"?>', "VOC layout"),
+    ],
+)
+def test_voc_files_of_other_types_are_one_line(right: str, wrong: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "Annotations").mkdir()
+    (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("a\n")
+    box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>20</xmax><ymax>50</ymax></bndbox>"
+    size = "<size><width>90</width><height>60</height></size>"
+    text = f'<?xml version="1.0"?><annotation>{size}<object><name>dog</name>{box}</object></annotation>'
+    file = tmp_path / "Annotations" / "a.xml"
+    file.write_text(text)
+    assert read_voc(tmp_path, "train")["annotations"][0]["bbox"] == [0, 0, 20, 50]
+    file.write_text(text.replace(right, wrong))
+    with pytest.raises(InputError, match=message):
+        read_voc(tmp_path, "train")

@@ -99,3 +99,13 @@ def test_folders_in_another_layout_are_refused(tmp_path: Path) -> None:
     next((root / "JPEGImages").iterdir()).unlink()
     with pytest.raises(InputError, match="disagree"):
         voc07(encoder(Channels()), root)
+
+
+@pytest.mark.parametrize("line", ["image", "image one", "image 2", "image 1 1"])
+def test_a_list_of_other_content_is_named(line: str, tmp_path: Path) -> None:
+    root = colours(tmp_path / "VOC2007")
+    file = sorted((root / "ImageSets" / "Main").glob("*_trainval.txt"))[0]
+    file.write_text(file.read_text() + f"{line}\n")
+    with pytest.raises(InputError, match=rf"{file.name} is damaged") as told:
+        voc07(encoder(Channels()), root)
+    assert "\n" not in str(told.value)

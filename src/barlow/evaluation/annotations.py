@@ -1,38 +1,77 @@
 """Boxes and masks of images: COCO's JSON and VOC's XML, both as COCO dictionaries."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated as Constrained
+from typing import Any, NotRequired, TypedDict
 from xml.etree import ElementTree
 
 import numpy as np
 import torch
+from msgspec import Meta
 from torch import Tensor
 
 from barlow.data import CorruptSample, Source
 from barlow.errors import InputError, suggest
 from barlow.evaluation.task import Subset
+from barlow.files import read_json
+from barlow.records import typed
 
+MOST_PIXELS = 10**6  # a side, or a coordinate in either direction
 Coco = dict[str, Any]
 """The tables `images`, `annotations` and `categories` of COCO's object detection format."""
 
 
+Pixels = Constrained[float, Meta(ge=-MOST_PIXELS, le=MOST_PIXELS)]
+Side = Constrained[int, Meta(ge=0, le=MOST_PIXELS)]
+Id = Constrained[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Box = tuple[Pixels, Pixels, Pixels, Pixels]
+
+
+class CocoImage(TypedDict):
+    id: Id
+    file_name: str
+    height: NotRequired[Side]
+    width: NotRequired[Side]
+
+
+class RunLengths(TypedDict):
+    size: tuple[Side, Side]
+    counts: str | list[Side]
+
+
+class CocoObject(TypedDict):
+    image_id: Id
+    category_id: Id
+    bbox: Box
+    """left, top, width, height"""
+    id: NotRequired[Id]
+    iscrowd: NotRequired[int | bool]
+    area: NotRequired[float]
+    segmentation: NotRequired[list[Constrained[list[Pixels], Meta(min_length=6)]] | RunLengths | None]
+
+
+class CocoCategory(TypedDict):
+    id: Id
+    name: str
+
+
+class CocoTables(TypedDict):
+    """The fields that are read; others may stand beside them."""
+
+    images: list[CocoImage]
+    annotations: list[CocoObject]
+    categories: list[CocoCategory]
+
+
 def read_coco(path: str | Path) -> Coco:
     """The annotations of a COCO JSON file. Raises InputError for any other file."""
-    try:
-        coco: Coco = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is not a COCO annotation file: {error}") from None
-    if not isinstance(coco, dict) or not all(isinstance(coco.get(k), list) for k in ("images", "annotations")):
-        raise InputError(f"{path} is not a COCO annotation file: it lacks the tables images and annotations")
-    if not coco.get("categories"):
+    coco: Coco = dict(read_json(Path(path), CocoTables))
+    if not coco["categories"]:
         raise InputError(f"{path} names no categories: there is nothing to detect")
     for item in coco["annotations"]:  # fields that writers of such files leave out, and COCO evaluation asks for
-        if not isinstance(item, dict) or not {"image_id", "category_id", "bbox"} <= item.keys():
-            raise InputError(f"{path} has an annotation without image_id, category_id or bbox: {str(item)[:80]}")
         item.setdefault("iscrowd", 0)
         item.setdefault("area", item["bbox"][2] * item["bbox"][3])
     _check_categories(path, coco)
@@ -104,38 +143,48 @@ def read_voc(root: str | Path, split: str, classes: Sequence[str] | None = None)
     try:
         names = (folder / "ImageSets" / "Main" / f"{split}.txt").read_text().split()
         trees = [ElementTree.parse(folder / "Annotations" / f"{name}.xml").getroot() for name in names]
-    except (OSError, ElementTree.ParseError) as error:
+    except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:  # the last two: encodings
         raise InputError(f"{root} is not in VOC layout: {error}") from None
-    objects = [(image, item) for image, tree in enumerate(trees) for item in tree.iter("object")]
-    occurring = sorted({item.findtext("name", "") for _, item in objects})
+    parts = [(image, item) for image, tree in enumerate(trees) for item in tree.iter("object")]
+    objects = [_voc_object(folder, names[image], item) for image, item in parts]
+    occurring = sorted({found["name"] for found in objects})
     number = {name: i + 1 for i, name in enumerate(classes or occurring)}
     unknown = sorted(set(occurring) - set(number))
     if unknown:
         raise InputError(f"{root} has objects of the class '{unknown[0]}'. {suggest(unknown[0], number)}")
+    annotations = []
+    for i, ((image, _), found) in enumerate(zip(parts, objects, strict=True), start=1):
+        # Corners are pixel numbers counted from 1, and both belong to the box.
+        left, top = found["xmin"] - 1, found["ymin"] - 1
+        width, height = found["xmax"] - left, found["ymax"] - top
+        place = {"bbox": [left, top, width, height], "area": width * height, "iscrowd": found["difficult"]}
+        annotations.append({"id": i, "image_id": image, "category_id": number[found["name"]], **place})
     return {
-        "images": [_voc_image(i, name, tree) for i, (name, tree) in enumerate(zip(names, trees, strict=True))],
-        "annotations": [_voc_object(i + 1, image, item, number) for i, (image, item) in enumerate(objects)],
+        "images": [_voc_image(folder, i, name, tree) for i, (name, tree) in enumerate(zip(names, trees, strict=True))],
+        "annotations": annotations,
         "categories": [{"id": i, "name": name} for name, i in number.items()],
     }
 
 
-def _voc_image(index: int, name: str, tree: ElementTree.Element) -> dict[str, Any]:
-    height, width = (int(tree.findtext(f"size/{side}", "0")) for side in ("height", "width"))
-    return {"id": index, "file_name": tree.findtext("filename") or f"{name}.jpg", "height": height, "width": width}
+class VocObject(TypedDict):
+    name: str
+    difficult: int
+    xmin: Pixels
+    ymin: Pixels
+    xmax: Pixels
+    ymax: Pixels
 
 
-def _voc_object(index: int, image: int, item: ElementTree.Element, number: dict[str, int]) -> dict[str, Any]:
-    """Corners are pixel numbers counted from 1 and both belong to the box."""
-    left, top, right, bottom = (float(item.findtext(f"bndbox/{k}", "0")) for k in ("xmin", "ymin", "xmax", "ymax"))
-    width, height = right - left + 1, bottom - top + 1
-    return {
-        "id": index,
-        "image_id": image,
-        "category_id": number[item.findtext("name", "")],
-        "bbox": [left - 1, top - 1, width, height],
-        "area": width * height,
-        "iscrowd": int(item.findtext("difficult", "0")),
-    }
+def _voc_object(folder: Path, image: str, item: ElementTree.Element) -> VocObject:
+    corners = {corner: item.findtext(f"bndbox/{corner}") for corner in ("xmin", "ymin", "xmax", "ymax")}
+    texts = {"name": item.findtext("name"), "difficult": item.findtext("difficult", "0"), **corners}
+    return typed(texts, VocObject, folder / "Annotations" / f"{image}.xml", strict=False)
+
+
+def _voc_image(folder: Path, index: int, name: str, tree: ElementTree.Element) -> dict[str, Any]:
+    texts = {side: tree.findtext(f"size/{side}", "0") for side in ("height", "width")}
+    sides = typed(texts, dict[str, Side], folder / "Annotations" / f"{name}.xml", strict=False)
+    return {"id": index, "file_name": tree.findtext("filename") or f"{name}.jpg", **sides}
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,11 +260,16 @@ def _mask(item: dict[str, Any], height: int, width: int) -> np.ndarray:
     if not shape:
         raise InputError(f"annotation {item['id']} has no segmentation: ask for boxes alone (masks=False)")
     codec = coco_tools().mask
-    if isinstance(shape, list):
-        encoded = codec.merge(codec.frPyObjects(shape, height, width))
-    else:
-        encoded = codec.frPyObjects(shape, height, width) if isinstance(shape["counts"], list) else shape
-    return np.asarray(codec.decode(encoded), dtype=np.uint8)
+    if isinstance(shape, dict) and list(shape["size"]) != [height, width]:
+        raise InputError(f"annotation {item['id']} has a mask of {shape['size']}, its image is {[height, width]}")
+    try:
+        if isinstance(shape, list):
+            encoded = codec.merge(codec.frPyObjects(shape, height, width))
+        else:
+            encoded = codec.frPyObjects(shape, height, width) if isinstance(shape["counts"], list) else shape
+        return np.asarray(codec.decode(encoded), dtype=np.uint8)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InputError(f"annotation {item['id']} has a damaged segmentation: {error}") from None
 
 
 def coco_tools() -> Any:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Unpack
+from typing import ClassVar, Literal, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from barlow.evaluation.knn import unit_rows
 from barlow.evaluation.session import Result, Settings, Splits, measure
 from barlow.evaluation.task import Score, Subset, Task
 from barlow.models import Encoder, load_encoder
+from barlow.records import typed
 from barlow.run import Run
 
 Floats = NDArray[np.floating]
@@ -73,8 +74,9 @@ def _split(root: Path, source: Source, classes: tuple[str, ...], split: str) -> 
     """Images of a split and their labels [N, K]: 1 there, -1 not there, 0 there but difficult (not counted)."""
     columns = []
     for name in classes:
-        lines = (root / "ImageSets" / "Main" / f"{name}_{split}.txt").read_text().split("\n")
-        columns.append({line.split()[0]: int(line.split()[1]) for line in lines if line.strip()})
+        file = root / "ImageSets" / "Main" / f"{name}_{split}.txt"
+        rows = [line.split() for line in file.read_text(errors="replace").splitlines() if line.strip()]
+        columns.append(dict(typed(rows, list[tuple[str, Literal[-1, 0, 1]]], file, strict=False)))
     position = {Path(key).stem: index for index, key in enumerate(source.keys)}
     images = list(columns[0])
     missing = [image for image in images if image not in position]

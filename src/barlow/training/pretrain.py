@@ -225,7 +225,7 @@ def _same_plan(folder: Path, now: Mapping[str, Any]) -> None:
     then = read_json(folder / FACTS, Facts)
     if "data" in then and (found := difference(then["data"], now["data"])):  # earlier versions did not note them
         raise InputError(f"cannot resume {folder}: {now['data_name']} does not hold the data it began with: {found}")
-    was, plan = (plan_from_dict({**now, **facts}) for facts in (then, {}))
+    was, plan = plan_from_dict({**now, **then}), plan_from_dict(now)
     for name in (field.name for field in fields(Plan) if field.name not in MAY_CHANGE):
         old, new = getattr(was, name), getattr(plan, name)
         close = isinstance(new, tuple) and len(new) == len(old) > 0 and np.allclose(new, old, rtol=1e-6, atol=0)
