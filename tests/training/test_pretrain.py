@@ -267,7 +267,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_names_the_step_and_can_be_repla
     from barlow.training.replay import replay
 
     with pytest.raises(InputError, match=r"not finite at step \d+ \(samples \d+, ") as raised:
-        run_tiny(tmp_path / "run", encoder="resnet10-narrow", lr=1e30, optimizer="sgd", precision="float32")
+        run_tiny(
+            tmp_path / "run", encoder="resnet10-narrow", lr=1e3, weight_decay=1e3, optimizer="sgd", precision="float32"
+        )
     assert "\n" not in str(raised.value)
     assert Run(tmp_path / "run").facts["status"] == "failed"
     told = list(replay(tmp_path / "run"))
@@ -310,9 +312,16 @@ def test_a_fault_that_the_host_hears_of_late_is_never_saved_as_sound_nor_called_
     """As on a GPU, where the answer lags: nobody has heard of a fault unless he waits for it."""
     original = NonFiniteWatch.poll
     monkeypatch.setattr(NonFiniteWatch, "poll", lambda self, *, wait=False: original(self) if wait else None)
-    settings: dict[str, Any] = {"encoder": "resnet10-narrow", "lr": 1e30, "optimizer": "sgd", "precision": "float32"}
+    settings: dict[str, Any] = {
+        "encoder": "resnet10-narrow",
+        "lr": 1e3,
+        "weight_decay": 1e3,
+        "optimizer": "sgd",
+        "warmup_epochs": 0,
+        "precision": "float32",
+    }
     with pytest.raises(InputError, match=r"not finite at step \d+ .*; batch and state are kept"):
-        run_tiny(tmp_path, epochs=1, **settings)
+        run_tiny(tmp_path, epochs=4, **settings)
     assert Run(tmp_path).facts["status"] == "failed"
     assert not list((tmp_path / "checkpoints").glob("*.pt"))
 
