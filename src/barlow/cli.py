@@ -26,6 +26,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from barlow.bounds import Bounds, Count, ImageSize, Seed, Workers, check
 from barlow.config import CHOICES, TRACKERS, PretrainConfig, leaves
 from barlow.errors import InputError, suggest
+from barlow.files import user_path
 
 FAILED, MISTAKE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 WIDE = "10000"  # columns that no message of the command-line library fills
@@ -609,7 +610,7 @@ def _at_home(value: Any) -> Any:
     """Paths with ~ in full: shells leave it alone in `--out=~/run`."""
     if isinstance(value, tuple):
         return tuple(map(_at_home, value))
-    return value.expanduser() if isinstance(value, Path) else value
+    return user_path(value) if isinstance(value, Path) else value
 
 
 def _overview() -> None:

@@ -24,7 +24,7 @@ from barlow.errors import InputError, suggest
 from barlow.evaluation import Features, encoder_hash, extract, join
 from barlow.evaluation.bank import Bank
 from barlow.evaluation.features import BATCH_SIZE, choose_device, identity
-from barlow.files import MARK, check_outputs, mark_zip, remove_leftovers, written
+from barlow.files import MARK, check_outputs, mark_zip, remove_leftovers, user_path, written
 from barlow.models import Encoder, load_encoder
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def embed(
     Raises InputError for an unknown suffix of `out`, and where `out` is what is read, or a file that barlow did not
     write and `overwrite` is not given.
     """
-    file = None if out is None else shard(Path(out).expanduser(), rank, world_size)
+    file = None if out is None else shard(user_path(out), rank, world_size)
     if file is not None:
         stored = getattr(data, "path", data)  # of an array that was opened from a file
         check_outputs([file], inputs=[stored, getattr(run, "path", run)], overwrite=overwrite)
@@ -282,7 +282,7 @@ def search(
 
 
 def _bank(encoder: Encoder, data: Any, device: str | None) -> FeatureTable:
-    file = Path(data).expanduser() if isinstance(data, str | Path) else None
+    file = user_path(data) if isinstance(data, str | Path) else None
     if file is None or file.suffix not in SUFFIXES or not _is_features(file):
         return embed_table(encoder, data, device=device)
     table = read_features(file)
@@ -308,7 +308,7 @@ def _query_source(query: Any, encoder: Encoder) -> Source:
     """What is asked for; unlike a data set it may be a single image file."""
     if isinstance(query, Source):
         return query
-    path = Path(query).expanduser() if isinstance(query, str | Path) else None
+    path = user_path(query) if isinstance(query, str | Path) else None
     if path is not None and path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES - {".npy"}:
         return from_files(path.parent, [path.name], name=str(path), channels=_channels(encoder))
     return open_source(query, channels=_channels(encoder))

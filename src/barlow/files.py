@@ -180,12 +180,20 @@ def locked(file: Path, *, wait: bool = True) -> Iterator[None]:
 
 def cache_folder() -> Path:
     """BARLOW_CACHE, or ~/.cache/barlow: decoded pixels and shard indices; safe to delete."""
-    return Path(os.environ.get("BARLOW_CACHE") or Path.home() / ".cache" / "barlow").expanduser()
+    return user_path(os.environ.get("BARLOW_CACHE") or "~/.cache/barlow")
 
 
 def data_folder() -> Path:
     """BARLOW_DATA, or ~/.cache/barlow: where named data sets are looked for and downloaded to."""
-    return Path(os.environ.get("BARLOW_DATA") or Path.home() / ".cache" / "barlow").expanduser()
+    return user_path(os.environ.get("BARLOW_DATA") or "~/.cache/barlow")
+
+
+def user_path(text: str | Path) -> Path:
+    """The path with `~` and `~name` expanded. Raises InputError for a person this machine does not know."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{text}: there is no such file or folder; this machine has no such user.") from error
 
 
 def _expect_file(path: Path) -> None:

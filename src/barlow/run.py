@@ -20,7 +20,7 @@ from typing import Any
 from barlow.config import PretrainConfig, config_from_dict
 from barlow.data import Source, difference, identity, open_source
 from barlow.errors import InputError
-from barlow.files import read_json, read_lines, write_json
+from barlow.files import read_json, read_lines, user_path, write_json
 from barlow.models import Encoder, load_encoder
 from barlow.records import Evaluation, Facts, Health, Line, typed
 
@@ -37,7 +37,7 @@ class Run:
     path: Path
 
     def __init__(self, path: "str | Path | Run") -> None:
-        folder = Path(path.path if isinstance(path, Run) else path).expanduser()
+        folder = user_path(path.path if isinstance(path, Run) else path)
         if not (folder / CONFIG).is_file():
             raise InputError(
                 f"{folder} is not a run folder (no {CONFIG}); create one with `barlow pretrain DATA --out {folder}`"

@@ -14,6 +14,7 @@ from PIL import Image
 
 from barlow.data import CorruptSample, Loader, open_source
 from barlow.data.packed import Index, read_or_build
+from barlow.data.source import DataWarning
 from barlow.errors import InputError
 
 
@@ -102,7 +103,9 @@ def test_json_labels_and_foreign_members(tmp_path: Path) -> None:
         "b/y.json": json.dumps({"label": 2}).encode(),
         "b/y.png": png(2),
     }
-    source = open_source(tar(tmp_path / "s.tar", members))
+    kinds = r"\.txt \(1\), further images of a sample \(1\), hidden images \(1\)$"
+    with pytest.warns(DataWarning, match=kinds):
+        source = open_source(tar(tmp_path / "s.tar", members))
     assert (shades(source), labels(source)) == ([1, 2], [4, 2])
     assert list(source.keys) == ["s.tar/a/x", "s.tar/b/y"]
 
@@ -121,13 +124,17 @@ def test_names_with_several_dots_are_samples_where_no_other_image_is(tmp_path: P
         "z.": b"",
         "z": b"",
     }
-    source = open_source(tar(tmp_path / "s.tar", members))
+    with pytest.warns(DataWarning, match="further images of a sample"):
+        source = open_source(tar(tmp_path / "s.tar", members))
     assert list(source.keys) == [f"s.tar/{key}" for key in ("IMG.2020.01", "IMG.2020.02", "x.left", "y")]
     assert (shades(source), labels(source)) == ([1, 2, 3, 4], [5, 6, 7, 8])
 
 
-def test_a_sample_without_a_label_leaves_the_shards_unlabelled(tmp_path: Path) -> None:
-    assert open_source(tar(tmp_path / "s.tar", {"1.png": png(1), "1.cls": b"0", "2.png": png(2)})).labels is None
+def test_a_sample_without_a_label_leaves_the_others_theirs(tmp_path: Path) -> None:
+    path = tar(tmp_path / "s.tar", {"1.png": png(1), "1.cls": b"0", "2.png": png(2)})
+    for _ in range(2):  # the stored index tells it too
+        with pytest.warns(DataWarning, match="1 of 2 samples have none"):
+            assert labels(open_source(path)) == [0, -1]
 
 
 def test_shards_in_split_folders(tmp_path: Path) -> None:
@@ -220,11 +227,13 @@ def test_a_hub_folder_opens_by_split_with_class_names(tmp_path: Path) -> None:
     assert train.split_names == ("test", "train")
 
 
-def test_parquet_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_is_unpacked_once(tmp_path: Path, own_caches: Path) -> None:
     write_hub_folder(tmp_path)
     open_source(tmp_path)
-    monkeypatch.setattr(pq, "ParquetFile", None)
+    (blob,) = own_caches.glob("unpacked/*.bin")
+    before = blob.stat().st_mtime_ns
     assert shades(open_source(tmp_path)) == list(range(10))
+    assert blob.stat().st_mtime_ns == before
 
 
 def test_saved_arrow_datasets_open_by_their_split_folders(tmp_path: Path) -> None:
@@ -234,7 +243,8 @@ def test_saved_arrow_datasets_open_by_their_split_folders(tmp_path: Path) -> Non
         path.parent.mkdir(exist_ok=True)
         with pa.OSFile(str(path), "wb") as out, pa.ipc.new_stream(out, table(first, 4).schema) as stream:
             stream.write_table(table(first, 4), max_chunksize=3)
-    assert shades(open_source(tmp_path)) == [0, 1, 2, 3]
+    with pytest.warns(DataWarning, match=r"of a cache: 1 \(cache-0a1b\.arrow\)"):
+        assert shades(open_source(tmp_path)) == [0, 1, 2, 3]
     assert shades(open_source(tmp_path, split="test")) == [20, 21, 22, 23]
 
 

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from barlow.data import CorruptSample, open_source
-from barlow.data.source import Names
+from barlow.data.source import DataWarning, Names
 from barlow.errors import InputError
 from barlow.evaluation.evaluate import split_data
 
@@ -39,7 +39,8 @@ def test_a_folder_is_searched_recursively_in_sorted_order_and_hidden_files_are_s
     write(tmp_path / ".hidden.png")
     write(tmp_path / ".cache" / "x.png")
     (tmp_path / "notes.txt").write_text("no image")
-    source = open_source(tmp_path)
+    with pytest.warns(DataWarning, match=r"left out: \.cache/ \(1\), \.txt \(1\), hidden images \(1\)$"):
+        source = open_source(tmp_path)
     assert list(source.keys) == ["a/deep/er/x.bmp", "b/a.PNG", "b/z.png", "c.gif", "d.tiff", "top.webp"]
     assert source.labels is None
     assert [shades(source)[i] for i in (0, 1, 2, 4)] == [2, 1, 0, 5]
@@ -55,10 +56,24 @@ def test_class_subfolders_give_labels_in_name_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("extra", ["top.png", "cat/deeper/x.png"])
-def test_files_at_other_depths_mean_the_folders_are_no_classes(tmp_path: Path, extra: str) -> None:
+def test_an_image_outside_the_class_folders_has_no_label_and_is_named(tmp_path: Path, extra: str) -> None:
     for name in ("dog/1.png", "cat/1.png", extra):
         write(tmp_path / name)
-    assert open_source(tmp_path).labels is None
+    with pytest.warns(DataWarning, match=rf"labels of images outside the class folders: 1 \({extra}\)"):
+        source = open_source(tmp_path)
+    assert source.labels is not None
+    assert {key: int(label) for key, label in zip(source.keys, source.labels, strict=True)} == {
+        "cat/1.png": 0,
+        "dog/1.png": 1,
+        extra: -1,
+    }
+
+
+def test_folders_that_hold_the_smaller_part_of_the_images_are_no_classes(tmp_path: Path) -> None:
+    for name in ("dog/1.png", "cat/1.png", "1.png", "2.png"):
+        write(tmp_path / name)
+    source = open_source(tmp_path)
+    assert (source.labels, source.note) == (None, "no labels: 2 of 4 images lie outside the 2 subfolders")
 
 
 def test_one_subfolder_is_no_classification(tmp_path: Path) -> None:
@@ -72,7 +87,8 @@ def test_symlink_loops_end_and_linked_files_count(tmp_path: Path) -> None:
     (tmp_path / "self").symlink_to(tmp_path / "self")
     elsewhere = write(tmp_path.parent / f"{tmp_path.name}-elsewhere" / "2.png")
     (tmp_path / "linked").symlink_to(elsewhere.parent)
-    assert list(open_source(tmp_path).keys) == ["a/1.png", "linked/2.png"]
+    with pytest.warns(DataWarning, match=r"files without a suffix \(1\)"):  # the link to itself
+        assert list(open_source(tmp_path).keys) == ["a/1.png", "linked/2.png"]
 
 
 def test_a_dangling_link_is_an_unreadable_sample_not_a_missing_one(tmp_path: Path) -> None:
@@ -472,7 +488,7 @@ def lzw(path: Path) -> Path:
         (lambda p: npz(p / "x.npz", y=np.arange(3)), "cannot tell the samples among the arrays y"),
         (lambda p: npz(p / "x.npz", a=np.zeros((2, 4, 4)), b=np.zeros((2, 4, 4))), "among the arrays a, b"),
         (lambda p: npz(p / "x.npz", x=np.array([{}, {}])), "holds Python objects"),
-        (lambda p: npz(p / "x.npz", x=np.zeros((3, 4, 4)), y=np.arange(2)), "labels must be 3 integers"),
+        (lambda p: npz(p / "x.npz", x=np.zeros((3, 4, 4)), y=np.arange(2)), r"3 samples but labels of shape \[2\]"),
         (lambda p: np.zeros(7), r"shape \[7\] holds no samples"),
         (lambda p: np.zeros((2, 3, 4, 5, 6)), r"shape \[2, 3, 4, 5, 6\] holds no samples"),
         (lambda p: np.zeros((0, 4, 4), np.uint8), "holds no samples"),

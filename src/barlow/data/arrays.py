@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +16,13 @@ from barlow.errors import InputError
 
 from .decode import MAX_CHANNELS, MIN_SIDE, channel_axis, over_white, pixels_to_tensor, to_channels
 from .files import file_stamp
+from .labels import LABEL_KEYS, Labels, read_labels
 from .memory import MEMORY_SHARE, available_memory
 from .source import IntArray, Kind, Source, digest
 from .tiff import Tiff
 
 Array = npt.NDArray[Any]
 
-LABEL_KEYS = ("y", "labels", "label", "targets", "target")
 IMAGE_KEYS = ("x", "X", "images", "image", "data", "signals", "signal", "table", "features", "arr_0")
 _SIGNAL_CHANNELS = 32  # the most for which float [N, C, T] is taken for signals, not images
 _LAYOUTS = "[N, H, W], [N, C, H, W] or [N, H, W, C]; signals [N, C, T] or [N, T, C]; tables [N, F]"
@@ -93,14 +92,16 @@ def from_array(
     channels = channels or _channels(values.shape, layout)
     mapped = isinstance(values, np.memmap) and values.nbytes > MEMORY_SHARE * available_memory()
     samples = values if mapped else _in_library_layout(values, layout, channels, name)
+    known = _labels(labels, len(values), name)
     source = ArraySource(
         name=name,
         keys=Numbered(len(values)),
         channels=channels,
         dtype=torch.uint8 if values.dtype in (np.uint8, np.bool_) else torch.float32,
         kind={"NF": "table", "NCT": "signal", "NTC": "signal"}.get(layout, "image"),  # type: ignore[arg-type]
-        labels=_labels(labels, len(values), name),
-        classes=classes,
+        labels=known.numbers,
+        classes=known.classes or classes,
+        left_out=known.left_out,
         array=samples,
         layout=layout,
         path=path,
@@ -200,15 +201,12 @@ def to_library_layout(values: Array, layout: str, channels: int) -> Tensor:
     return to_channels(samples, channels)
 
 
-def _labels(labels: Array | None, n: int, name: str) -> IntArray | None:
+def _labels(labels: Array | None, n: int, name: str) -> Labels:
     if labels is None:
-        return None
-    labels = np.asarray(labels)
-    labels = labels.reshape(len(labels)) if labels.size == len(labels) else labels
-    if labels.shape != (n,) or labels.dtype.kind not in "iub":
-        raise InputError(f"{name}: labels must be {n} integers, not {labels.dtype} of shape {list(labels.shape)}.")
-    known = labels.astype(np.int64)
-    return known if (known >= 0).any() else None  # all -1: an unlabelled split
+        return Labels()
+    if not labels.shape or len(labels) != n:
+        raise InputError(f"{name}: has {n} samples but labels of shape {list(labels.shape)}; they are of other data.")
+    return read_labels(labels.reshape(n) if labels.size == n else labels)
 
 
 def open_npy(path: Path, *, channels: int | None, kind: Kind | None) -> ArraySource:
@@ -248,22 +246,35 @@ def open_npz(path: Path, *, split: str | None, channels: int | None, kind: Kind 
         key = _samples_key(keys, archive, path)
         array = _member(archive, key, path)
         label_key = next((keys[k] for k in LABEL_KEYS if k in keys), None)
-        labels = None if label_key is None else _member(archive, label_key, path)
+        labels, left_out = None, [name for name in keys.values() if name not in (key, label_key)]
+        try:
+            labels = None if label_key is None else _member(archive, label_key, path)
+        except PickledError:  # labels are optional, and text is often saved so
+            left_out.append(f"{label_key} (Python objects)")
     source = from_array(array, name=str(path), labels=labels, channels=channels, kind=kind, path=path)
     source.member, source.split_names = key, found
     source.add_note(split_note(chosen, found))
+    if left_out:
+        source.left_out += (f"arrays not read: {', '.join(left_out)}",)
     return source
+
+
+class PickledError(InputError):
+    """Pickled objects, which are never loaded."""
 
 
 def _load(path: Path, mmap_mode: Any = None) -> Any:
     try:
         return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
-    except (ValueError, OSError, EOFError, BadZipFile) as error:
+    except Exception as error:  # a damaged header raises nearly anything (SyntaxError, tokenize's errors...)
         raise _unloadable(path, error) from error
 
 
 def _member(archive: Any, key: str, path: Path) -> Array:
     try:
+        stored = archive.zip.getinfo(f"{key}.npy").file_size if f"{key}.npy" in archive.zip.namelist() else 0
+        if stored > available_memory():
+            raise MemoryError(f"{stored:,} bytes in memory")
         array: Array = archive[key]
     except Exception as error:  # zipfile and zlib have errors of their own
         raise _unloadable(path, error) from error
@@ -272,7 +283,9 @@ def _member(archive: Any, key: str, path: Path) -> Array:
 
 def _unloadable(path: Path, error: Exception) -> InputError:
     if any(words in str(error) for words in ("Object arrays", "Python objects")):  # of NumPy's two messages
-        return InputError(f"{path}: holds Python objects, which are not loaded; save plain numeric arrays.")
+        return PickledError(f"{path}: holds Python objects, which are not loaded; save plain numeric arrays.")
+    if isinstance(error, MemoryError):
+        return InputError(f"{path}: its arrays are larger than the memory ({error}).")
     return InputError(f"{path}: cannot be read as a NumPy file.")
 
 

@@ -7,7 +7,8 @@ once into one flat file in the cache folder, as large as the images are, and rea
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,18 @@ import pyarrow.parquet as pq
 from barlow.errors import InputError
 from barlow.files import cache_folder, locked
 
-from .arrays import LABEL_KEYS, choose_split, split_note
-from .files import file_stamp
+from .arrays import choose_split, split_note
+from .decode import is_image
+from .files import file_stamp, listed
+from .labels import LABEL_KEYS, Labels, read_labels
 from .packed import Index, PackedSource, packed_source
-from .source import IntArray, Names, digest
+from .source import Names, digest
 
-SUFFIXES = frozenset({".parquet", ".arrow"})
+SUFFIXES = frozenset({".parquet", ".arrow", ".feather"})
 
 _LABELS = (*LABEL_KEYS, "fine_label", "class", "cls")
+_VERSION = 2  # of the index's content
+_PROBED = 64  # rows in which a column of bytes has to show an image
 
 
 def open_tables(files: Sequence[Path], *, name: str, split: str | None, channels: int | None) -> PackedSource:
@@ -33,21 +38,34 @@ def open_tables(files: Sequence[Path], *, name: str, split: str | None, channels
 
     Raises InputError when a file cannot be read or no column holds image bytes.
     """
-    files = [path for path in files if not path.name.startswith("cache-")] or files  # `datasets` keeps what `map` gave
-    owners = [_split_of(path) for path in files]
-    found = tuple(sorted({owner for owner in owners if owner}))
+    # `datasets` keeps results of `map` as cache-...
+    tables = [path for path in files if not path.name.startswith("cache-")] or files
+    splits = {path: _split_of(path) for path in tables}
+    found = tuple(sorted({owner for owner in splits.values() if owner}))
     chosen = choose_split(split, found, name)
-    mine = [path for path, owner in zip(files, owners, strict=True) if owner == chosen]
+    mine = [path for path in tables if splits[path] == chosen]
+    column = next(filter(None, map(_image_column, mine)), None)
+    if column is None:
+        with _opened(mine[0]) as (schema, _):
+            raise InputError(f"{name}: no column holds image bytes; it has {listed(schema.names)}.")
+    mine = [path for path in mine if column in _columns(path)]  # features that `embed` wrote may lie beside the images
     stamps = [file_stamp(path) for path in mine]
-    blob = cache_folder() / "unpacked" / f"{digest(*stamps)[:32]}.bin"
-    try:
-        index = _unpacked(mine, blob, name)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{name}: cannot be read ({' '.join(str(error).split())[:200]}).") from error
-    source = packed_source(index, [blob], name=name, stamps=stamps, channels=channels)
+    blob = cache_folder() / "unpacked" / f"{digest(_VERSION, *stamps)[:32]}.bin"
+    source = packed_source(_unpacked(mine, blob, column, name), [blob], name=name, stamps=stamps, channels=channels)
     source.split_names = found
     source.add_note(split_note(chosen, found))
+    read = {*mine, *(path for path, owner in splits.items() if owner and owner != chosen)}
+    if unread := [path.name for path in files if path not in read]:
+        source.left_out += (f"tables without images, of no split or of a cache: {len(unread)} ({listed(unread)})",)
     return source
+
+
+def holds_no_images(path: Path) -> bool:
+    """Whether a table has no column of images, or cannot be read."""
+    try:
+        return _image_column(path) is None
+    except InputError:
+        return True
 
 
 def _split_of(path: Path) -> str | None:
@@ -56,77 +74,97 @@ def _split_of(path: Path) -> str | None:
     return named[1] if named and named[1] != "data" else None
 
 
-def _unpacked(files: Sequence[Path], blob: Path, name: str) -> Index:
+def _unpacked(files: Sequence[Path], blob: Path, column: str, name: str) -> Index:
     stored = blob.with_suffix(".npz")
     with locked(blob.with_suffix(".lock")):  # of several ranks one builds it
         index = Index.load(stored)
         if index is None or not blob.exists():
-            index = _unpack(files, blob, name)
+            index = _unpack(files, blob, column, name)
             index.save(stored)
     return index
 
 
-def _unpack(files: Sequence[Path], blob: Path, name: str) -> Index:
+def _unpack(files: Sequence[Path], blob: Path, column: str, name: str) -> Index:
     if shutil.disk_usage(blob.parent).free < 2 * sum(path.stat().st_size for path in files):
         raise InputError(f"{blob.parent}: has no room to unpack {name}; set BARLOW_CACHE to a folder on a larger disk.")
-    schema = _schema(files[0])
-    column = _image_column(schema, name)
-    label = next((key for key in _LABELS if key in schema.names and pa.types.is_integer(schema.field(key).type)), None)
+    with _opened(files[0]) as (schema, _):
+        features = _features(schema)
+        label = next((key for key in _LABELS if key in schema.names), None)
     sizes: list[int] = []
-    labels: list[int] = []
+    labels: list[Any] = []
     with blob.open("wb") as out:
-        for batch in _batches(files, [column, *([label] if label else [])]):
-            for data in _image_bytes(batch.column(column)):
-                sizes.append(out.write(data))
-            labels.extend(
-                -1 if value is None else value for value in (batch.column(label).to_pylist() if label else [])
-            )
+        for path in files:
+            with _opened(path) as (schema, batches):
+                labelled = label in schema.names
+                for batch in batches([column, label] if label and labelled else [column]):
+                    sizes.extend(out.write(data) for data in _image_bytes(batch.column(column)))
+                    labels.extend(batch.column(label).to_pylist() if labelled else [None] * len(batch))
     ends = np.cumsum(np.array(sizes, np.int64))
+    known = read_labels(labels) if label else Labels()
+    names = features[label].get("names") if label and _type_of(features.get(label)) == "ClassLabel" else None
     return Index(
         keys=Names(f"row {i}" for i in range(len(sizes))),
         shard=np.zeros(len(sizes), np.int64),
         offset=ends - np.array(sizes, np.int64),
         size=np.array(sizes, np.int64),
-        labels=_known(labels),
-        classes=_class_names(schema, label),
+        labels=known.numbers,
+        classes=known.classes or (tuple(map(str, names)) if isinstance(names, list) and names else None),
+        left_out=known.left_out,
     )
 
 
-def _known(labels: list[int]) -> IntArray | None:
-    return np.array(labels, np.int64) if labels and max(labels) >= 0 else None
+Batches = Callable[[list[str]], Iterator[pa.RecordBatch]]
 
 
-def _schema(path: Path) -> pa.Schema:
-    if path.suffix == ".parquet":
-        return pq.read_schema(path)
-    with pa.memory_map(str(path)) as mapped, pa.ipc.open_stream(mapped) as stream:
-        return stream.schema
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[pa.Schema, Batches]]:
+    """The schema of a Parquet or Arrow file, and what reads batches of some columns of it.
 
-
-def _batches(files: Sequence[Path], columns: list[str]) -> Iterator[pa.RecordBatch]:
-    for path in files:
-        if path.suffix == ".parquet":
+    Raises InputError, within the block too, for a file that is damaged.
+    """
+    try:
+        if path.suffix.lower() == ".parquet":
             with pq.ParquetFile(path) as file:
-                yield from file.iter_batches(batch_size=256, columns=columns)
-        else:
-            with pa.memory_map(str(path)) as mapped, pa.ipc.open_stream(mapped) as stream:
-                yield from (batch.select(columns) for batch in stream)
+                yield file.schema_arrow, lambda columns: file.iter_batches(batch_size=256, columns=columns)
+            return
+        with pa.memory_map(str(path)) as mapped:
+            if mapped.read(6) == b"ARROW1":  # the file format, in which batches are found by a footer
+                table = pa.ipc.open_file(mapped)
+                batches = (table.get_batch(i) for i in range(table.num_record_batches))
+            else:
+                mapped.seek(0)
+                table = batches = pa.ipc.open_stream(mapped)
+            yield table.schema, lambda columns: (batch.select(columns) for batch in batches)
+    except InputError:
+        raise
+    except Exception as error:  # damaged files raise pyarrow's, Python's and the system's errors
+        raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]}).") from error
 
 
-def _image_column(schema: pa.Schema, name: str) -> str:
-    """The column that `datasets` calls an image, else the first with bytes."""
-    declared = (key for key, feature in _features(schema).items() if _type_of(feature) == "Image")
-    stored = (field.name for field in schema if _holds_bytes(field.type))
-    column = next(declared, None) or next(stored, None)
-    if column is None:
-        raise InputError(f"{name}: no column holds image bytes; it has {', '.join(schema.names)}.")
-    return column
+def _image_column(path: Path) -> str | None:
+    """The column that `datasets` calls an image, else the first whose bytes are one; None without one."""
+    with _opened(path) as (schema, batches):
+        features = _features(schema)
+        declared = next((key for key in schema.names if _type_of(features.get(key)) == "Image"), None)
+        stored = [field.name for field in schema if _holds_bytes(field.type)]
+        if declared or not stored:
+            return declared
+        rows = next(batches(stored), None)
+        if rows is None:
+            return stored[0]
+        head = rows.slice(0, _PROBED)
+        return next((key for key in stored if any(map(is_image, _image_bytes(head.column(key))))), None)
+
+
+def _columns(path: Path) -> list[str]:
+    with _opened(path) as (schema, _):
+        return list(schema.names)
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         return any(kind.field(i).name == "bytes" for i in range(kind.num_fields))
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    return any(test(kind) for test in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary))
 
 
 def _image_bytes(column: pa.Array) -> Iterator[bytes]:
@@ -138,16 +176,11 @@ def _image_bytes(column: pa.Array) -> Iterator[bytes]:
 def _features(schema: pa.Schema) -> dict[str, Any]:
     """What `datasets` notes about the columns in the schema's metadata."""
     try:
-        noted: dict[str, Any] = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-    except (KeyError, ValueError, TypeError):
+        noted = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, ValueError, TypeError, RecursionError):
         return {}
-    return noted
+    return noted if isinstance(noted, dict) else {}
 
 
 def _type_of(feature: Any) -> str | None:
     return feature.get("_type") if isinstance(feature, dict) else None
-
-
-def _class_names(schema: pa.Schema, label: str | None) -> tuple[str, ...] | None:
-    feature: Any = _features(schema).get(label or "")
-    return tuple(feature["names"]) if _type_of(feature) == "ClassLabel" and feature.get("names") else None

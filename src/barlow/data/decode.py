@@ -1,4 +1,4 @@
-"""Encoded bytes to pixels: JPEG, PNG, WebP, BMP, GIF, TIFF and .npy, brought to one channel count and dtype.
+"""Encoded bytes to pixels: JPEG, PNG, WebP, AVIF, TIFF and others, brought to one channel count and dtype.
 
 The decoder is chosen by the first bytes, never by the file's name, and each format's own class is called: Pillow's
 `Image.open` would warn or refuse at a pixel count before a JPEG can be asked for a reduced size, and would try
@@ -10,18 +10,23 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import (
+    AvifImagePlugin,
     BmpImagePlugin,
     GifImagePlugin,
     Image,
     ImageFile,
+    Jpeg2KImagePlugin,
     JpegImagePlugin,
     PngImagePlugin,
+    PpmImagePlugin,
     TiffImagePlugin,
     WebPImagePlugin,
 )
@@ -38,7 +43,16 @@ MAX_CHANNELS = 512
 """More than the bands of a hyperspectral camera (224 of AVIRIS, 426 of its successor)."""
 MIN_SIDE = 2
 """Pixels a side below which an image is refused: there is nothing to crop in it."""
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".npy"})
+HEIF_SUFFIXES = frozenset({".heic", ".heif"})
+HAS_HEIF = find_spec("pillow_heif") is not None
+"""Whether Pillow's plugin for HEIC, the format of phones, is installed; Pillow alone does not read it."""
+IMAGE_SUFFIXES = frozenset(
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif"),
+        *(".pgm", ".ppm", ".pbm", ".pnm", ".npy"),
+        *(HEIF_SUFFIXES if HAS_HEIF else ()),
+    )
+)
 RICHER_SHARE = 0.1
 """Share of colour among gray images, and of deep ones among 8-bit ones, from which all are brought to the richer form,
 which holds the other without loss."""
@@ -54,6 +68,9 @@ _OPENERS: tuple[tuple[bytes, Opener], ...] = (
     (b"BM", BmpImagePlugin.BmpImageFile),
     (b"II", TiffImagePlugin.TiffImageFile),
     (b"MM", TiffImagePlugin.TiffImageFile),
+    (b"\0\0\0\x0cjP  ", Jpeg2KImagePlugin.Jpeg2KImageFile),
+    (b"\xff\x4f\xff\x51", Jpeg2KImagePlugin.Jpeg2KImageFile),
+    *((b"P%d" % n, PpmImagePlugin.PpmImageFile) for n in range(1, 7)),
 )
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _FLIPS = {2: (2,), 3: (1, 2), 4: (1,), 6: (2,), 7: (1, 2), 8: (1,)}
@@ -190,11 +207,27 @@ def _checked(image: "_PillowImage | _ArrayImage") -> "_PillowImage | _ArrayImage
 # --- Pillow: 8-bit images ---------------------------------------------------------------------------------------
 
 
+def is_image(data: bytes) -> bool:
+    """Whether bytes begin as an image file does that `open_image` reads."""
+    return data.startswith(b"\x93NUMPY") or data.startswith(_TIFF) or _opener(data) is not None
+
+
+def _opener(data: bytes) -> Opener | None:
+    if data[4:8] == b"ftyp":  # a box of brands begins both AVIF and HEIC
+        return AvifImagePlugin.AvifImageFile if b"avi" in data[8:40] else _open_heif if HAS_HEIF else None
+    return next((opener for magic, opener in _OPENERS if data.startswith(magic)), None)
+
+
+def _open_heif(file: io.BytesIO) -> ImageFile.ImageFile:
+    image: ImageFile.ImageFile = import_module("pillow_heif").HeifImageFile(file)
+    return image
+
+
 def _open_pillow(data: bytes) -> "_PillowImage":
-    for magic, opener in _OPENERS:
-        if data.startswith(magic):
-            return _PillowImage(opener(io.BytesIO(data)))
-    raise ValueError(f"not an image: it starts with {data[:8]!r}" if data else "empty file")
+    opener = _opener(data)
+    if opener is None:
+        raise ValueError(f"not an image: it starts with {data[:8]!r}" if data else "empty file")
+    return _PillowImage(opener(io.BytesIO(data)))
 
 
 class _PillowImage:
@@ -216,6 +249,8 @@ class _PillowImage:
             mode = "RGBA" if image.has_transparency_data else opaque
             image = image if image.mode == mode else image.convert(mode)  # converting to the same mode copies
         pixels = np.array(image)
+        if image.format == "PPM" and pixels.dtype == np.int32:  # Pillow scales a deep gray map to 65535
+            pixels = pixels.astype(np.uint16)
         # channels stay last in memory, which is what cutting likes
         bands = pixels_to_tensor(pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0))
         opacity = bands[3:] if len(bands) == 4 else None

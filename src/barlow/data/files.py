@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,14 +18,21 @@ from torch import Tensor
 
 from barlow.errors import InputError
 
-from .decode import Form, common_form, loss, natural_form, open_image
+from .decode import HAS_HEIF, HEIF_SUFFIXES, IMAGE_SUFFIXES, Form, common_form, loss, natural_form, open_image
 from .order import SAMPLE, hashed
 from .source import CorruptSample, IntArray, LazyImage, Names, Source, digest
 
 PROBED = 256
 """Files whose headers decide the channels and the depth of a source."""
 _STAT = 1000  # files that a thread looks at in one go
-_NAMED = 3  # samples named in one line
+
+_SYSTEM = frozenset(
+    ("@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "__macosx", "lost+found")
+) | {"$recycle.bin", "system volume information", "thumbs.db", "desktop.ini"}
+"""Lower-case names that network storage (its thumbnails above all), macOS and Windows give to files of their own."""
+_RUN_FILES = {"config.json", "run.json"}
+_NAMED = 5
+"""Kinds or files that one line names; the rest are counted."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -64,8 +72,7 @@ class EncodedSource(Source):
         odd = [f"{key} ({reason})" for key, reason in losses if reason]
         self.add_note(next((stored.layout for stored in natural.values() if stored.layout), ""))
         if odd:
-            named = ", ".join(odd[:_NAMED]) + (", ..." if len(odd) > _NAMED else "")
-            self.add_note(f"{len(odd)} of {len(natural)} samples looked at are unlike the rest: {named}")
+            self.add_note(f"{len(odd)} of {len(natural)} samples looked at are unlike the rest: {listed(odd)}")
 
     def _bytes(self, i: int) -> bytes:
         try:
@@ -128,25 +135,43 @@ def from_files(
 def open_folder(root: Path, keys: Sequence[str], *, name: str, channels: int | None) -> FolderSource:
     """The image files `keys` under `root`; class subfolders, where there are any, give labels."""
     source = from_files(root, keys, name=name, channels=channels)
-    source.labels, source.classes = _class_folders(keys)
-    source.add_note(f"labels from {len(source.classes)} subfolders" if source.classes else "")
+    folders = Counter(key.rpartition("/")[0] for key in keys)
+    classes = sorted(folder for folder in folders if folder and "/" not in folder)
+    inside = sum(folders[name] for name in classes)
+    if len(classes) < 2:
+        return source
+    if 2 * inside <= len(keys):
+        outside = len(keys) - inside
+        source.add_note(f"no labels: {outside} of {len(keys)} images lie outside the {len(classes)} subfolders")
+        return source
+    number = {name: i for i, name in enumerate(classes)}
+    labels = np.fromiter((number.get(key.rpartition("/")[0], -1) for key in keys), np.int64, len(keys))
+    source.labels, source.classes = labels, tuple(classes)
+    source.add_note(f"labels from {len(classes)} subfolders")
+    if outside := [keys[i] for i in np.flatnonzero(labels < 0)]:
+        source.left_out += (f"labels of images outside the class folders: {len(outside)} ({listed(outside)})",)
     return source
 
 
-def _class_folders(keys: Sequence[str]) -> tuple[IntArray | None, tuple[str, ...] | None]:
-    """Labels when every file lies in `<class>/` directly and there are at least two classes."""
-    classes = tuple(sorted({key.rpartition("/")[0] for key in keys}))
-    if len(classes) < 2 or any(not name or "/" in name for name in classes):
-        return None, None
-    number = {name: i for i, name in enumerate(classes)}
-    return np.fromiter((number[key.rpartition("/")[0]] for key in keys), np.int64, len(keys)), classes
+def listed(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def scan(root: Path, suffixes: frozenset[str]) -> Iterator[str]:
-    """Relative POSIX paths of the files with these suffixes, in all subfolders.
+def counted(kinds: Counter[str]) -> str:
+    """The commonest kinds with their counts: `.heic (30), .txt (2)`; empty for none."""
+    told = [f"{kind} ({n:,})" for kind, n in sorted(kinds.items(), key=lambda item: (-item[1], item[0]))]
+    hint = not HAS_HEIF and not HEIF_SUFFIXES.isdisjoint(kinds)
+    return listed(told) + ("; pip install pillow-heif to read HEIC" if hint else "")
 
-    Hidden entries are skipped; links are followed, but every real folder is entered once, so loops end. A dangling
-    link is listed: whoever reads it learns that the file is gone.
+
+def scan(root: Path, suffixes: frozenset[str], others: Counter[str]) -> Iterator[str]:
+    """Relative POSIX paths of the files with these suffixes, in all subfolders; `others` counts what else lies there.
+
+    Hidden entries, those of the operating system and the runs of this library are skipped; hidden images and skipped
+    folders are counted too. Links are followed, but every real folder is entered once, so loops end. A dangling link
+    is listed: whoever reads it learns that the file is gone.
     """
     seen: set[tuple[int, int]] = set()
     waiting = [""]
@@ -156,12 +181,24 @@ def scan(root: Path, suffixes: frozenset[str]) -> Iterator[str]:
         if (stat.st_dev, stat.st_ino) in seen:
             continue
         seen.add((stat.st_dev, stat.st_ino))
-        for entry in _entries(root / folder):
-            path = f"{folder}{entry.name}"
-            if _is_folder(entry):
+        with listable(root / folder), os.scandir(root / folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name, reverse=True)  # `waiting` is worked from its end
+        if {entry.name for entry in entries} >= _RUN_FILES:
+            others["run folders"] += 1
+            continue
+        for entry in entries:
+            path, suffix = f"{folder}{entry.name}", suffix_of(entry.name)
+            if entry.name.startswith(".") or entry.name.lower() in _SYSTEM:
+                if _is_folder(entry):
+                    others[f"{entry.name}/"] += 1
+                elif suffix in IMAGE_SUFFIXES:
+                    others["hidden images"] += 1
+            elif _is_folder(entry):
                 waiting.append(path + "/")
-            elif suffix_of(entry.name) in suffixes and (entry.is_file() or entry.is_symlink()):
+            elif suffix in suffixes and (entry.is_file() or entry.is_symlink()):
                 yield path
+            else:
+                others[suffix or "files without a suffix"] += 1
 
 
 def suffix_of(name: str) -> str:
@@ -176,13 +213,6 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
         if error.errno == errno.ELOOP:  # a link that points at itself
             return False
         raise
-
-
-def _entries(folder: Path) -> list["os.DirEntry[str]"]:
-    """Visible entries, last name first: the caller works from the end of its list."""
-    with listable(folder), os.scandir(folder) as found:
-        entries = [entry for entry in found if not entry.name.startswith(".")]
-    return sorted(entries, key=lambda entry: entry.name, reverse=True)
 
 
 @contextmanager

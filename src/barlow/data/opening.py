@@ -1,6 +1,8 @@
 """`open_source`: from what a person names to a source."""
 
 import os
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,19 +12,20 @@ import numpy.typing as npt
 from torch import Tensor
 
 from barlow.errors import InputError, suggest
+from barlow.files import user_path
 
 from . import columnar
 from .arrays import choose_split, from_array, open_npy, open_npz, open_tiff_stack, split_note
 from .decode import IMAGE_SUFFIXES
-from .files import listable, open_folder, scan, suffix_of
+from .files import counted, listable, listed, open_folder, scan, suffix_of
 from .idx import is_idx, open_idx_file, open_idx_folder
 from .named import NAMES, open_named
 from .shards import expand, is_pattern, open_shards
-from .source import Kind, Source
+from .source import DataWarning, Kind, Source
 
 SPLITS = ("train", "val", "test")
 """Top-level folders of exactly these names are splits."""
-_SHARDS, _TABLES = "tar shards", "Parquet or Arrow files"
+_IMAGES, _SHARDS, _TABLES = "images", "tar shards", "Parquet or Arrow files"
 
 
 def open_source(
@@ -41,7 +44,8 @@ def open_source(
     channels: 1 gray, 3 RGB, 4 RGBA, or the count stored; by default what the data holds.
     kind:     "image", "signal" or "table", where an array's shape leaves a choice.
 
-    Raises InputError for a path, name, split or array that is none of these.
+    Warns once (DataWarning) of what in the data is left out. Raises InputError for a path, name, split or array that
+    is none of these, and for data of which a part is lost to damage.
     """
     if channels is not None and channels < 1:
         raise InputError(f"channels must be at least 1, not {channels}.")
@@ -51,7 +55,9 @@ def open_source(
     if isinstance(data, str) and data in NAMES:
         source.location = data
     elif isinstance(data, str | Path):
-        source.location = os.path.abspath(Path(data).expanduser())  # noqa: PTH100  a pattern is no path to resolve
+        source.location = os.path.abspath(user_path(data))  # noqa: PTH100  a pattern is no path to resolve
+    if source.left_out and os.environ.get("RANK", "0") == "0":  # of several ranks, one tells
+        warnings.warn(f"{source.name}: left out: {'; '.join(source.left_out)}", DataWarning, stacklevel=1)
     return source
 
 
@@ -65,7 +71,7 @@ def _open(
         return open_named(data, split=split, channels=channels)
     if not str(data):
         raise InputError("the data are named by an empty text; give a folder, a file, or the name of a data set.")
-    path = Path(data).expanduser()
+    path = user_path(data)
     if path.is_dir():
         return _open_directory(path, split, channels)
     if path.is_file():
@@ -83,8 +89,8 @@ def _open_directory(root: Path, split: str | None, channels: int | None) -> Sour
     Top-level folders named train, val or test are splits: the others are left out, and train is the default.
     """
     with listable(root), os.scandir(root) as entries:
-        has_idx = any(is_idx(entry.name) for entry in entries)
-    if has_idx:
+        names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+    if any(map(is_idx, names)):
         return open_idx_folder(root, split=split, channels=channels)
     found = tuple(name for name in SPLITS if (root / name).is_dir())
     chosen = choose_split(split, found, str(root)) if found else None
@@ -93,26 +99,44 @@ def _open_directory(root: Path, split: str | None, channels: int | None) -> Sour
     if chosen:
         source.split_names = found
         source.note = "; ".join(filter(None, (split_note(chosen, found), source.note)))
+        if beside := [name for name in names if name not in SPLITS]:
+            source.left_out += (f"what lies beside the splits ({listed(beside)})",)
     return source
 
 
 def _open_contents(top: Path, name: str, split: str | None, channels: int | None) -> Source:
-    keys = sorted(scan(top, IMAGE_SUFFIXES | columnar.SUFFIXES | {".tar"}))
-    stored = {_store_of(suffix) for suffix in set(map(suffix_of, keys))}
+    others: Counter[str] = Counter()
+    keys = sorted(scan(top, IMAGE_SUFFIXES | columnar.SUFFIXES | {".tar"}, others))
+    if len(set(map(_store_of, keys))) > 1:  # features that `embed` wrote beside the images are no images
+        features = {key for key in keys if _store_of(key) == _TABLES and columnar.holds_no_images(top / key)}
+        keys = [key for key in keys if key not in features]
+        others.update(f"{suffix_of(key)} without images" for key in features)
+    stored = set(map(_store_of, keys))
     if len(stored) > 1:
-        raise InputError(f"{top}: holds {' and '.join(sorted(stored))}; name one kind, like {top}/*.tar.")
+        raise InputError(f"{top}: holds {' and '.join(sorted(stored))}; move one kind to a folder of its own.")
     if not keys:
-        raise InputError(f"{top}: no images found; looked for {', '.join(sorted(IMAGE_SUFFIXES))} in all subfolders.")
+        held = f"it holds {counted(others)}" if others else "it is empty"
+        looked = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise InputError(f"{top}: no images found, {held}; looked for {looked} in all subfolders.")
+    files = [top / key for key in keys] if stored != {_IMAGES} else []
     if stored == {_TABLES}:
-        return columnar.open_tables([top / key for key in keys], name=name, split=split, channels=channels)
-    choose_split(split, (), name)
-    if stored == {_SHARDS}:
-        return open_shards([top / key for key in keys], name=name, channels=channels)
-    return open_folder(top, keys, name=name, channels=channels)
+        source: Source = columnar.open_tables(files, name=name, split=split, channels=channels)
+    else:
+        choose_split(split, (), name)
+        shards = stored == {_SHARDS}
+        source = (
+            open_shards(files, name=name, channels=channels)
+            if shards
+            else open_folder(top, keys, name=name, channels=channels)
+        )
+    if others:
+        source.left_out += (counted(others),)
+    return source
 
 
-def _store_of(suffix: str) -> str:
-    return _SHARDS if suffix == ".tar" else _TABLES if suffix in columnar.SUFFIXES else "images"
+def _store_of(key: str) -> str:
+    suffix = suffix_of(key)
+    return _SHARDS if suffix == ".tar" else _TABLES if suffix in columnar.SUFFIXES else _IMAGES
 
 
 def _open_file(path: Path, split: str | None, channels: int | None, kind: Kind | None) -> Source:

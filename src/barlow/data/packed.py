@@ -1,7 +1,6 @@
 """Many encoded samples in few files, each at a known offset: tar shards, and what Parquet files are unpacked to."""
 
 import json
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,10 +26,11 @@ class Index:
     size: IntArray
     labels: IntArray | None = None
     classes: tuple[str, ...] | None = None
+    left_out: tuple[str, ...] = ()
 
     def save(self, path: Path) -> None:
         """Write atomically: several ranks may build the same index at the same time."""
-        facts = json.dumps({"keys": list(self.keys), "classes": self.classes}).encode()
+        facts = json.dumps({"keys": list(self.keys), "classes": self.classes, "left_out": self.left_out}).encode()
         arrays = {
             "shard": self.shard,
             "offset": self.offset,
@@ -45,15 +45,18 @@ class Index:
     @classmethod
     def load(cls, path: Path) -> "Index | None":
         """The index stored there, or None when there is none that can be read."""
+        if not path.is_file():
+            return None
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 facts: dict[str, Any] = json.loads(stored["facts"].tobytes())
                 labels = stored["labels"] if "labels" in stored.files else None
                 arrays = {name: stored[name] for name in ("shard", "offset", "size")}
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+                classes = tuple(facts["classes"]) if facts["classes"] else None
+                left_out = tuple(facts["left_out"])
+                return cls(Names(facts["keys"]), labels=labels, classes=classes, left_out=left_out, **arrays)
+        except Exception:  # damage raises nearly anything; the index is made again
             return None
-        classes = tuple(facts["classes"]) if facts["classes"] else None
-        return cls(Names(facts["keys"]), labels=labels, classes=classes, **arrays)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -92,6 +95,7 @@ def packed_source(
         dtype=torch.uint8,
         labels=index.labels,
         classes=index.classes,
+        left_out=index.left_out,
         files=files,
         index=index,
         stamps=stamps,

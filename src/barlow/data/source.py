@@ -28,6 +28,10 @@ class CorruptSample(Exception):  # noqa: N818  the sample is corrupt, not the pr
         return f"{self.key}: {self.reason}"
 
 
+class DataWarning(UserWarning):
+    """Something in the data is left out; said once, when the data are opened."""
+
+
 class Names(Sequence[str]):
     """The keys of many samples in one block of bytes: half the memory of a list, and forked workers share it, where
     each would come to own a copy of every string whose reference count it touches."""
@@ -114,6 +118,8 @@ class Source(ABC):
     """Where it is found again from any folder: an absolute path or pattern, or the name of a data set; else empty."""
     note: str = ""
     """What was decided on opening and a person may want to know: the split taken, where labels come from."""
+    left_out: tuple[str, ...] = ()
+    """What in the data is not read, counted and named; `open_source` warns of it."""
 
     def __len__(self) -> int:
         return len(self.keys)

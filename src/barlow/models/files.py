@@ -11,7 +11,7 @@ from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
 from barlow.errors import InputError
-from barlow.files import read_json, write_bytes, write_json
+from barlow.files import read_json, user_path, write_bytes, write_json
 from barlow.models.encoders import Architecture, Encoder, build_encoder
 from barlow.models.preprocess import Preprocess
 from barlow.records import EncoderRecord, exact, typed
@@ -76,7 +76,7 @@ def load_encoder(source: "Run | str | Path", module: nn.Module | None = None) ->
 
 
 def _weights_file(source: "Run | str | Path") -> Path:
-    path = Path(source).expanduser() if isinstance(source, str | Path) else source.path
+    path = user_path(source) if isinstance(source, str | Path) else source.path
     weights = path / WEIGHTS if path.is_dir() else path
     if not weights.is_file():
         raise InputError(f"no encoder at {path}: expected a run folder or a .safetensors file")

@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from barlow.errors import InputError, suggest
+from barlow.files import user_path
 from barlow.studies.cell import Data, Outcome, look_up, run_cell
 from barlow.studies.plan import Cell
 
@@ -30,7 +31,7 @@ def launch(
         return
     if not isinstance(data, str | Path):
         raise InputError(f"--launch {where} needs data that other processes can open: a path or the name of a data set")
-    path = Path(data).expanduser()
+    path = user_path(data)
     place = str(path.resolve() if path.exists() else data)
     start = _slurm if where == "slurm" else _ray
     yield from start(out.resolve(), cells, place, wanted, {name: _number(value) for name, value in options.items()})

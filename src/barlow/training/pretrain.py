@@ -21,7 +21,7 @@ from barlow.diagnostics import expected_initial_loss
 from barlow.errors import InputError
 from barlow.evaluation.frozen import eval_mode
 from barlow.evaluation.knn import TEMPERATURE, K
-from barlow.files import LOCK, locked, read_json, remove_leftovers, write_json
+from barlow.files import LOCK, locked, read_json, remove_leftovers, user_path, write_json
 from barlow.models import Encoder, save_encoder
 from barlow.ranks import Team
 from barlow.records import Facts
@@ -92,7 +92,7 @@ def pretrain(
     if resume and overwrite:
         raise InputError("--resume continues a run and --overwrite replaces it; give one of them")
     module = settings.pop("encoder") if isinstance(settings.get("encoder"), nn.Module) else None
-    folder = Path(out).expanduser()
+    folder = user_path(out)
     settings = {**settings, "encoder": "custom"} if module is not None else settings
     chosen = _settings_of(folder, config, settings, resume=resume)
     device = choose_device(chosen.training.device)
