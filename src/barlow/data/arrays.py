@@ -2,7 +2,9 @@
 tables [N, F]."""
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
 from barlow.errors import InputError
@@ -17,7 +20,7 @@ from barlow.errors import InputError
 from .decode import MAX_CHANNELS, MIN_SIDE, channel_axis, over_white, pixels_to_tensor, to_channels
 from .files import file_stamp
 from .labels import LABEL_KEYS, Labels, read_labels
-from .memory import MEMORY_SHARE, available_memory
+from .memory import MEMORY_SHARE, UNPACK_RATIO, available_memory
 from .source import IntArray, Kind, Source, digest
 from .tiff import Tiff
 
@@ -211,7 +214,10 @@ def _labels(labels: Array | None, n: int, name: str) -> Labels:
 
 def open_npy(path: Path, *, channels: int | None, kind: Kind | None) -> ArraySource:
     """A `.npy` file, memory-mapped when it is larger than a share of the memory."""
-    array = _load(path, mmap_mode="r")
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # a damaged header raises nearly anything (SyntaxError, tokenize's errors...)
+        raise _unloadable(path, error) from error
     return from_array(array, name=str(path), channels=channels, kind=kind, path=path)
 
 
@@ -220,6 +226,9 @@ def open_tiff_stack(path: Path, *, channels: int | None) -> ArraySource:
     try:
         with path.open("rb") as file:
             tiff = Tiff(file)
+            nbytes = math.prod(tiff.shape) * tiff.dtype.itemsize
+            if nbytes > min(path.stat().st_size * UNPACK_RATIO, available_memory()):
+                raise ValueError(f"its header promises {nbytes:,} bytes of pixels")
             bands, opacity = (None, None) if len(tiff.shape) == 3 else tiff.read()
     except Exception as error:  # damaged tags raise nearly anything
         raise InputError(f"{path}: cannot be read as TIFF ({' '.join(str(error).split())}).") from error
@@ -238,7 +247,7 @@ def open_npz(path: Path, *, split: str | None, channels: int | None, kind: Kind 
 
     Keys that carry a split (`train_images`, `x_test`) make splits.
     """
-    with _load(path) as archive:
+    with _archive(path) as archive:
         names = {name: _split_of(name) for name in archive.files}
         found = tuple(s for s in ("train", "val", "test") if s in names.values())
         chosen = choose_split(split, found, str(path))
@@ -263,11 +272,15 @@ class PickledError(InputError):
     """Pickled objects, which are never loaded."""
 
 
-def _load(path: Path, mmap_mode: Any = None) -> Any:
-    try:
-        return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
-    except Exception as error:  # a damaged header raises nearly anything (SyntaxError, tokenize's errors...)
-        raise _unloadable(path, error) from error
+@contextmanager
+def _archive(path: Path) -> Iterator[NpzFile]:
+    with path.open("rb") as file:
+        try:
+            archive = NpzFile(file, allow_pickle=False)
+        except Exception as error:  # damage raises zipfile's, zlib's and Python's errors
+            raise _unloadable(path, error) from error
+        with archive:
+            yield archive
 
 
 def _member(archive: Any, key: str, path: Path) -> Array:

@@ -18,11 +18,10 @@ from barlow.errors import InputError
 
 from .arrays import ArraySource, choose_split, from_array, split_note
 from .files import counted, suffix_of
-from .memory import available_memory
+from .memory import UNPACK_RATIO, available_memory
 
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _MAX_AXES = 4
-_DEFLATE_RATIO = 1032  # bytes that one byte of gzip can unpack to, at most
 _PREFIXES = {"train": "train", "t10k": "test", "test": "test"}
 
 
@@ -74,8 +73,7 @@ def read_idx(path: Path) -> npt.NDArray[Any]:
             sizes = file.read(4 * head[3]).ljust(4 * head[3], b"\0")
             shape, dtype = struct.unpack(f">{head[3]}I", sizes), np.dtype(_TYPES[head[2]])
             nbytes = math.prod(shape) * dtype.itemsize
-            # A header that promises more than the file can unpack to is wrong; nothing is allocated for it.
-            body = file.read(min(nbytes, stored * _DEFLATE_RATIO, available_memory()) + 1)
+            body = file.read(min(nbytes, stored * UNPACK_RATIO, available_memory()) + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({error}).") from error
     if len(body) != nbytes:

@@ -4,6 +4,7 @@ of extra sample, so that a picture gives the same pixels however it is stored.
 Specification: TIFF 6.0, https://www.itu.int/itudoc/itu-t/com16/tiff-fx/docs/tiff6.pdf.
 """
 
+import logging
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -11,6 +12,8 @@ import numpy.typing as npt
 import tifffile
 from PIL import TiffImagePlugin
 from tifffile import EXTRASAMPLE, PHOTOMETRIC, TIFF
+
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what is wrong is told once, by whoever reads
 
 Array = npt.NDArray[Any]
 
