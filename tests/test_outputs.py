@@ -150,6 +150,7 @@ def test_what_a_command_reads_is_never_overwritten(
     filled = [part.format(**vars(home)) for part in command]
     assert "is a part of what this command reads" in refused(capsys, *filled, "--overwrite")
     assert contents(home.run.parent) == before
+    (home.photos / "mine.npz").unlink()  # other tests open the folder, and would be told of it
 
 
 def test_features_that_are_read_as_data_are_not_overwritten_either(

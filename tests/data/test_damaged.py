@@ -13,6 +13,7 @@ import time
 import tracemalloc
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +98,8 @@ def arrow(open_writer: Any) -> Callable[[pa.Table, Any], None]:
 
 
 SOUND: dict[str, Callable[[], bytes]] = {
-    **{f"images/a.{kind.lower()}": (lambda kind=kind: encoded(kind)) for kind in ("PNG", "JPEG", "WEBP", "AVIF")},
-    **{f"images/a.{kind.lower()}": (lambda kind=kind: encoded(kind)) for kind in ("BMP", "GIF", "PPM")},
-    "images/a.jp2": lambda: encoded("JPEG2000"),
+    **{f"images/a.{kind}": partial(encoded, kind) for kind in ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "GIF", "PPM")},
+    "images/a.jp2": partial(encoded, "JPEG2000"),
     "images/a.tif": lambda: tiff(stack=False),
     "images/a.npy": lambda: npy(pixels()[0]),
     "stack.tif": lambda: tiff(stack=True),

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from barlow.data import open_source
+from barlow.data import DataWarning, open_source
 from barlow.errors import InputError
 from barlow.evaluation.annotations import Annotated, find_parts, read_coco, read_voc
 from barlow.evaluation.detection import (
@@ -238,7 +238,8 @@ def test_voc07_and_12_are_trained_on_together_and_tested_on_07(tmp_path: Path) -
     assert [(a["id"], a["image_id"]) for a in train["annotations"]] == [(1, 0), (2, 0), (3, 1), (4, 1), (5, 2), (6, 2)]
     assert [image["file_name"] for image in test["images"]] == ["000003.jpg"]
     assert test["categories"] == train["categories"]
-    matched = Annotated.match(open_source(folder), train)  # its images lie in both folders
+    with pytest.warns(DataWarning, match=r"\.xml"):
+        matched = Annotated.match(open_source(folder), train)  # its images lie in both folders
     keys = [matched.images.source.keys[i] for i in matched.images.indices]
     assert keys[0] == "VOC2007/JPEGImages/000001.jpg"
     assert keys[2] == "VOC2012/JPEGImages/2008_000001.jpg"

@@ -4,6 +4,7 @@ A row group has to be decoded whole, so random access would read every file many
 once into one flat file in the cache folder, as large as the images are, and read from there.
 """
 
+import errno
 import json
 import re
 import shutil
@@ -138,6 +139,8 @@ def _opened(path: Path) -> Iterator[tuple[pa.Schema, Batches]]:
     except InputError:
         raise
     except Exception as error:  # damaged files raise pyarrow's, Python's and the system's errors
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # of the file that the bytes are unpacked to
+            raise
         raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]}).") from error
 
 
@@ -145,8 +148,8 @@ def _image_column(path: Path) -> str | None:
     """The column that `datasets` calls an image, else the first whose bytes are one; None without one."""
     with _opened(path) as (schema, batches):
         features = _features(schema)
-        declared = next((key for key in schema.names if _type_of(features.get(key)) == "Image"), None)
-        stored = [field.name for field in schema if _holds_bytes(field.type)]
+        declared: str | None = next((key for key in schema.names if _type_of(features.get(key)) == "Image"), None)
+        stored: list[str] = [field.name for field in schema if _holds_bytes(field.type)]
         if declared or not stored:
             return declared
         rows = next(batches(stored), None)

@@ -141,14 +141,14 @@ def open_folder(root: Path, keys: Sequence[str], *, name: str, channels: int | N
     if len(classes) < 2:
         return source
     if 2 * inside <= len(keys):
-        outside = len(keys) - inside
-        source.add_note(f"no labels: {outside} of {len(keys)} images lie outside the {len(classes)} subfolders")
+        share = f"{len(keys) - inside} of {len(keys)}"
+        source.add_note(f"no labels: {share} images lie outside the {len(classes)} subfolders")
         return source
     number = {name: i for i, name in enumerate(classes)}
     labels = np.fromiter((number.get(key.rpartition("/")[0], -1) for key in keys), np.int64, len(keys))
     source.labels, source.classes = labels, tuple(classes)
     source.add_note(f"labels from {len(classes)} subfolders")
-    if outside := [keys[i] for i in np.flatnonzero(labels < 0)]:
+    if outside := [keys[int(i)] for i in np.flatnonzero(labels < 0)]:
         source.left_out += (f"labels of images outside the class folders: {len(outside)} ({listed(outside)})",)
     return source
 

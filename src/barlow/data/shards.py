@@ -98,11 +98,16 @@ def open_shards(files: Sequence[Path], *, name: str, channels: int | None) -> Pa
 
 
 def _build(files: Sequence[Path], name: str) -> Index:
-    shards = [_Shard(path) for path in files]
-    rows = [(number, *row) for number, shard in enumerate(shards) for row in shard.samples()]
-    others = sum((shard.others for shard in shards), Counter[str]())  # drops counts of zero
-    damage = [f"{shard.damaged:,} bytes of {shard.path.name}" for shard in shards if shard.damaged]
-    lost, held = sum(shard.damaged for shard in shards), sum(shard.size for shard in shards)
+    rows: list[tuple[int, str, int, int, Any]] = []
+    others: Counter[str] = Counter()
+    damage: list[str] = []
+    lost = held = 0
+    for number, path in enumerate(files):
+        shard = _Shard(path)
+        rows.extend((number, *row) for row in shard.samples())
+        others += shard.others  # drops counts of zero
+        lost, held = lost + shard.damaged, held + shard.size
+        damage += [f"{shard.damaged:,} bytes of {path.name}"] if shard.damaged else []
     if lost > LOST_SHARE * held:
         raise InputError(
             f"{name}: damaged headers hide {lost:,} of {held:,} bytes, over the limit of {LOST_SHARE:.0%}: "
@@ -132,10 +137,10 @@ class _Header(tarfile.TarInfo):
     def fromtarfile(cls, tarfile_: Any) -> "_Header":
         try:
             return super().fromtarfile(tarfile_)
-        except tarfile.InvalidHeaderError:
+        except tarfile.InvalidHeaderError:  # type: ignore[attr-defined]  # the stubs lack it
             tarfile_.damaged = getattr(tarfile_, "damaged", 0) + tarfile.BLOCKSIZE
             raise
-        except tarfile.TruncatedHeaderError as error:
+        except tarfile.TruncatedHeaderError as error:  # type: ignore[attr-defined]
             raise tarfile.ReadError("it ends within a header") from error
 
 
@@ -156,7 +161,7 @@ class _Shard:
                 for member in tar:
                     tar.members = []  # type: ignore[attr-defined]  # or every header that was read would be kept
                     self._add(tar, member)
-                    end = tar.offset  # type: ignore[attr-defined]
+                    end = tar.offset
                 self.others["shards without an end mark, which may be cut off"] += end >= self.size
                 # Bytes that belong to no member: those after a bad header, up to the next good one.
                 self.damaged: int = getattr(tar, "damaged", 0)

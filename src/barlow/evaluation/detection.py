@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import io
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -17,7 +18,7 @@ from torchvision.models.detection.rpn import AnchorGenerator
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from barlow.data import open_source
+from barlow.data import DataWarning, open_source
 from barlow.errors import InputError
 from barlow.evaluation.annotations import Annotated, Coco, coco_tools, find_parts
 from barlow.evaluation.features import preprocess_of
@@ -311,7 +312,9 @@ def evaluate_detection(
     """
     encoder = run if isinstance(run, Encoder) else load_encoder(run)
     channels = preprocess_of(encoder).channels
-    fit, check = (Annotated.match(open_source(folder, channels=channels), coco) for folder, coco in (train, test))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)  # the tables say what of a folder is taken, and lie in it
+        fit, check = (Annotated.match(open_source(folder, channels=channels), coco) for folder, coco in (train, test))
     if fit.categories != check.categories:
         raise InputError(f"the two parts name different categories: {fit.categories} and {check.categories}")
     splits = Splits(fit.images, check.images, "as given: fine-tuned on the first part, scored on the second")
