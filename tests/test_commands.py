@@ -222,3 +222,14 @@ def test_serving_says_its_address_and_refuses_a_folder_that_is_not_there(
     main(["serve", str(run.path.parent), "--port", "0"])
     assert capsys.readouterr().out.startswith("http://127.0.0.1:")
     assert "no folder at" in refusal(capsys, "serve", run.path / "nowhere")
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_score_that_cannot_be_saved_is_printed_with_a_warning(
+    run: Run, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run.path / "evaluations").touch()  # where the folder would be: also root cannot write there
+    main(["evaluate", str(run.path), "--data", str(data), "--protocols", "knn"])
+    said = capsys.readouterr()
+    assert f"barlow: warning: this result is not saved: {run.path / 'evaluations'}: " in said.err
+    assert "k-NN" in said.out

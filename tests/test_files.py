@@ -90,7 +90,7 @@ HOLDING = """
 import os, sys, time; from pathlib import Path; from barlow.files import locked
 with locked(Path(sys.argv[1]), wait=False):
     child = os.fork()  # as a loader's worker, which outlives a killed parent for some seconds
-    if child: print(child, flush=True)
+    if child == 0: print(os.getpid(), flush=True)
     time.sleep(60)
 """
 

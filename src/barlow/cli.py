@@ -13,6 +13,7 @@ import io
 import os
 import re
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from barlow.bounds import Bounds, Count, ImageSize, Seed, Workers, check
 from barlow.config import CHOICES, TRACKERS, PretrainConfig, leaves
-from barlow.errors import InputError, suggest
+from barlow.errors import InputError, suggest, tell
 from barlow.files import user_path
 
 FAILED, MISTAKE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
@@ -71,7 +72,7 @@ def _told_of_interruption(how_to_go_on: str = "") -> Iterator[None]:
     except Interrupted as interrupted:
         if interrupted.told:
             advice = how_to_go_on and f"interrupted after saving; {how_to_go_on}"
-            print(f"barlow: {advice or interrupted}", file=sys.stderr)
+            tell(f"barlow: {advice or interrupted}")
         sys.exit(interrupted.code)
 
 
@@ -486,16 +487,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point: runs one command; a person's mistake is one line on stderr and exit code 2."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     warnings.showwarning = _one_line_warning
+    hook, threading.excepthook = threading.excepthook, _one_line_of_thread
     try:
         _check_homes(arguments)
         _parse(arguments or ["--help"])()
+        sys.stdout.flush()  # or a full disk would only show at the interpreter's end, as a traceback
     except InputError as error:
         _fail(str(error))
     except KeyboardInterrupt:
-        print("barlow: interrupted", file=sys.stderr)
+        tell("barlow: interrupted")
         sys.exit(INTERRUPTED)
     except BrokenPipeError:  # `barlow ... | head`: nobody is left to tell
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(BROKEN_PIPE)
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
@@ -507,6 +509,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         reason = (str(error).splitlines() or ["no room for a Python object"])[0]
         _fail(f"out of memory ({reason}); free some, or read fewer or smaller samples at once")
+    finally:
+        threading.excepthook = hook
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except OSError:  # the interpreter flushes again when it ends, and would fail on what is left
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _check_homes(arguments: Sequence[str]) -> None:
@@ -637,9 +646,17 @@ def _condense(boxed: str, command: str) -> str:
 
 
 def _one_line_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"barlow: warning: {message}", file=sys.stderr)
+    tell(f"barlow: warning: {message}")
+
+
+def _one_line_of_thread(failed: threading.ExceptHookArgs) -> None:
+    """TensorBoard's writer is a thread of its own, which ends when its disk is full."""
+    if isinstance(failed.exc_value, OSError):
+        tell(f"barlow: warning: {failed.exc_value}")
+    else:
+        threading.__excepthook__(failed)
 
 
 def _fail(message: str) -> None:
-    print(f"barlow: {' '.join(message.split())}", file=sys.stderr)
+    tell(f"barlow: {' '.join(message.split())}")
     sys.exit(MISTAKE)

@@ -1,5 +1,6 @@
 """Features to take away, and nearest images."""
 
+import contextlib
 import glob
 import json
 import re
@@ -117,8 +118,10 @@ def _to_file(
     file: Path, extraction: str, work: Callable[..., Features], named: Callable[..., FeatureTable]
 ) -> Features:
     """The features in `file` where they are these, else `work` done in pieces that outlive a kill, and written."""
-    if file.is_file() and _is_features(file) and (found := read_features(file)).extraction == extraction:
-        return found.features
+    if file.is_file() and _is_features(file):
+        with contextlib.suppress(InputError):  # a damaged file is written again
+            if (found := read_features(file)).extraction == extraction:
+                return found.features
     features = work(cache=file.with_name(f".{file.name}.{extraction[:16]}{PIECES}"))
     write_features(named(features, extraction=extraction), file)
     remove_leftovers(file.parent, glob.escape(file.name))
@@ -298,9 +301,9 @@ def _is_features(path: Path) -> bool:
     try:
         if path.suffix == ".parquet":
             return "features" in pq.read_schema(path).names
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             return "encoder" in stored
-    except (OSError, ValueError, BadZipFile, pa.ArrowInvalid):
+    except (OSError, EOFError, ValueError, BadZipFile, pa.ArrowInvalid):
         return False  # opening it as data tells what is wrong with it
 
 

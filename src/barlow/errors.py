@@ -1,6 +1,8 @@
 """A person's mistake, told in one line."""
 
+import contextlib
 import difflib
+import sys
 from collections.abc import Iterable
 
 
@@ -13,3 +15,9 @@ def suggest(name: str, options: Iterable[str]) -> str:
     known = sorted(options)
     near = difflib.get_close_matches(name, known, n=1)
     return f"Did you mean '{near[0]}'?" if near else f"Choose one of: {', '.join(known)}."
+
+
+def tell(line: str) -> None:
+    """Print a line on stderr. That its disk is full, or its reader or terminal gone, must end no work."""
+    with contextlib.suppress(OSError, ValueError):  # a closed stream is a ValueError
+        print(line, file=sys.stderr, flush=True)

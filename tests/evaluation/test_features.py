@@ -148,6 +148,17 @@ def test_a_killed_extraction_goes_on_where_it_stopped(tmp_path: Path, monkeypatc
     assert (found.x == extract(encoder, source, batch_size=5).x).all()
 
 
+@pytest.mark.parametrize("torn", ["features-0000000000.npz", features_module.MANIFEST])
+def test_a_damaged_part_of_a_cache_is_made_again(torn: str, tmp_path: Path) -> None:
+    whole = extract(small_encoder(0), digits_like(), batch_size=5, cache=tmp_path)
+    content = (tmp_path / torn).read_bytes()
+    for damaged in (b"", content[: len(content) // 2], content[:-200] + bytes(200)):
+        (tmp_path / torn).write_bytes(damaged)
+        again = extract(small_encoder(0), digits_like(), batch_size=5, cache=tmp_path)
+        np.testing.assert_array_equal(again.x, whole.x)
+        assert (tmp_path / torn).read_bytes() == content
+
+
 def test_a_cache_of_another_encoder_is_refused_by_name(tmp_path: Path) -> None:
     extract(small_encoder(0), digits_like(), cache=tmp_path)
     with pytest.raises(InputError, match="differs in encoder"):

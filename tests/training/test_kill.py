@@ -1,6 +1,9 @@
 """Kill it at any moment, start it again: the result is bit for bit the one without the kill."""
 
+import os
 import resource
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -251,6 +254,49 @@ def test_a_full_disk_costs_no_run_and_leaves_the_last_good_checkpoint(
     assert full.facts["status"] == "finished"
     assert (full.path / "encoder.safetensors").read_bytes() == (whole.path / "encoder.safetensors").read_bytes()
     assert_same_run(pretrain(table, tmp_path / "full", "--resume"), whole)
+
+
+def test_a_disk_without_any_room_names_the_encoder_at_the_end_and_the_run_can_be_continued(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = pretrain(table, tmp_path / "whole")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    original, steps = Trainer.train_step, []
+
+    def train_step(self: Trainer, *arguments: Any) -> Any:
+        if self.step == 5:  # less than any file has already: metrics.jsonl cannot grow either
+            resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))
+        steps.append(self.step)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "train_step", train_step)
+    capsys.readouterr()
+    try:
+        with pytest.raises(SystemExit) as left:
+            pretrain(table, tmp_path / "full")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    monkeypatch.undo()
+    said = capsys.readouterr().err
+    assert left.value.code == 2
+    assert said.splitlines()[-1] == f"barlow: File too large: {tmp_path / 'full' / 'encoder.safetensors'}"
+    assert said.count("metrics.jsonl") == 1
+    assert steps == list(range(len(whole.metrics("step"))))
+    assert_same_run(pretrain(table, tmp_path / "full", "--resume"), whole)
+
+
+@pytest.mark.parametrize("stderr", ["full disk", "closed pipe"])
+def test_a_run_that_cannot_report_is_finished_all_the_same(stderr: str, table: Path, tmp_path: Path) -> None:
+    small = ["--encoder", "mlp", "--projector", "8", "8", "--batch-size", "32", "--device", "cpu", "--epochs", "1"]
+    command = [sys.executable, "-m", "barlow", "pretrain", str(table), "--out", str(tmp_path / "run"), *small]
+    reading, closed = os.pipe()
+    os.close(reading)
+    full = os.open("/dev/full", os.O_WRONLY)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr={"full disk": full, "closed pipe": closed}[stderr])
+    os.close(closed)
+    os.close(full)
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert Run(tmp_path / "run").facts["status"] == "finished"
 
 
 def test_a_resume_with_other_settings_names_the_fields(

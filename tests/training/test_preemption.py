@@ -11,7 +11,7 @@ import pytest
 from barlow.training.signals import SignalFlag
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGUSR1", 138), ("SIGINT", 130)])
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGUSR1", 138), ("SIGINT", 130), ("SIGHUP", 129)])
 def test_a_signal_sets_the_flag_and_the_exit_code_of_a_scheduler(name: str, code: int) -> None:
     number = signal.Signals[name]
     with SignalFlag() as flag:
@@ -26,6 +26,16 @@ def test_handlers_are_put_back() -> None:
     with SignalFlag():
         assert signal.getsignal(signal.SIGTERM) != before[0]
     assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)] == before
+
+
+def test_a_closing_terminal_does_not_end_what_nohup_started() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with SignalFlag() as flag:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert flag.received is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_second_interrupt_does_not_wait() -> None:

@@ -1,7 +1,7 @@
 """Features of a frozen encoder: extracted once, shared by all protocols, kept on disk."""
 
+import contextlib
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +25,7 @@ from barlow.data.source import jpeg_reduction
 from barlow.devices import known_device
 from barlow.errors import InputError
 from barlow.evaluation.frozen import frozen
-from barlow.files import write_json, written
+from barlow.files import read_json, write_json, written
 from barlow.models import Encoder, Preprocess
 
 Ints = NDArray[np.int64]
@@ -95,7 +95,7 @@ class Features:
             raise InputError(f"no features at {file}: expected a .npz or .parquet file, or a folder of them")
         try:
             return _READERS[file.suffix](file)
-        except (OSError, ValueError, KeyError, BadZipFile, pa.ArrowException) as error:
+        except (OSError, EOFError, ValueError, KeyError, BadZipFile, pa.ArrowException) as error:
             raise InputError(f"{file} does not hold features ({error}): extract them again") from None
 
 
@@ -123,7 +123,7 @@ def _write_npz(features: Features, file: Path) -> None:
 
 
 def _read_npz(file: Path) -> Features:
-    with np.load(file, allow_pickle=False) as arrays:
+    with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
         y = arrays["y"] if "y" in arrays.files else None
         return Features(arrays["x"], y, arrays["ids"])
 
@@ -296,7 +296,8 @@ def _cached(
 ) -> Features:
     file = folder / f"features-{first:010d}.npz"
     if file.is_file():
-        return Features.load(file)
+        with contextlib.suppress(InputError):  # a damaged part is made again
+            return Features.load(file)
     part = _encode(encoder, source, ids, batch_size, workers)
     part.save(file)
     return part
@@ -327,7 +328,13 @@ def _open_cache(folder: Path, wanted: Mapping[str, str | int]) -> Path:
     manifest = folder / MANIFEST
     if not manifest.exists():
         write_json(manifest, wanted)
-    found = json.loads(manifest.read_text())
+    try:
+        found = read_json(manifest, dict[str, Any])
+    except InputError:  # damaged: whose the parts beside it are is not known any more
+        for part in folder.glob("features-*.npz"):
+            part.unlink(missing_ok=True)
+        write_json(manifest, wanted)
+        found = dict(wanted)
     differing = sorted(key for key in wanted if found.get(key) != wanted[key])
     if differing:
         raise InputError(

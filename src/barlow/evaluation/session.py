@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypedDict
+from warnings import warn
 
 import numpy as np
 import torch
@@ -130,7 +131,10 @@ def measure(
     for result in Session(base, names, splits.words, warnings, check_overlap).measure(protocols):
         results.append(result)
         if save and home is not None:
-            home.save_evaluation(result.to_dict())
+            try:
+                home.save_evaluation(result.to_dict())
+            except OSError as error:
+                warn(f"this result is not saved: {error.filename}: {error.strerror or error}", stacklevel=2)
     return results
 
 

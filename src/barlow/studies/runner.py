@@ -2,14 +2,13 @@
 
 import platform
 import shlex
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from barlow.data import Source, open_source
-from barlow.errors import InputError, suggest
+from barlow.errors import InputError, suggest, tell
 from barlow.files import write_text
 from barlow.run import Run
 from barlow.studies.catalogue import STUDIES
@@ -83,7 +82,7 @@ def find_study(name: str) -> Study:
 
 
 def _sayer(quiet: bool) -> Callable[[str], None]:
-    return (lambda line: None) if quiet else (lambda line: print(line, file=sys.stderr, flush=True))
+    return (lambda line: None) if quiet else tell
 
 
 def _open(data: Data, settings: Mapping[str, Any]) -> Source:

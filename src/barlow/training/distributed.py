@@ -4,7 +4,6 @@ import contextlib
 import datetime
 import os
 import socket
-import sys
 import threading
 import time
 import uuid
@@ -16,7 +15,7 @@ from typing import Any, Self
 import torch
 import torch.distributed as dist
 
-from barlow.errors import InputError
+from barlow.errors import InputError, tell
 from barlow.ranks import Team
 
 COLLECTIVE_TIMEOUT_S = 1800.0  # a living rank that is silent for this long ends the run: the others wait for validation
@@ -175,7 +174,7 @@ class _Watch(threading.Thread):
             except RuntimeError:  # torch's network errors among them
                 reason = f"{os.environ['MASTER_ADDR']}, which ties the ranks together, does not answer any more"
             if reason and not self.failing.is_set() and not self.over.is_set():
-                print(f"rank {self.team.rank} ends: {reason}", file=sys.stderr, flush=True)
+                tell(f"rank {self.team.rank} ends: {reason}")
                 self._let_others_read()
                 os._exit(FAILED)  # only the end of the process frees a thread that hangs in a collective
             self.over.wait(self.pause_s)

@@ -271,6 +271,7 @@ class _Session:
         self.trainer.micro_batch = self._agreed_micro_batch()
         self.meter = Meter()
         self.told: str | None = None
+        self.failures: set[str] = set()
         self.started, self.earlier_s = time.time(), 0.0
         validator = Validator(source, train_rows, held_rows, self.trainer) if len(held_rows) else None
         self.validator = validator if team.is_main else None
@@ -446,14 +447,16 @@ class _Session:
 
         def log(line: Record) -> None:
             for target in (metrics, *trackers):
-                target.log(line)
+                with self._failures_said():
+                    target.log(line)
 
         self._sync = metrics.sync
         try:
             yield log
         finally:
             for target in (metrics, *trackers):
-                target.close()
+                with self._failures_said():
+                    target.close()
 
     def _checkpointing(self, writer: CheckpointWriter) -> Callable[[Meter], None]:
         def checkpoint(meter: Meter) -> None:
@@ -478,11 +481,13 @@ class _Session:
 
     @contextmanager
     def _failures_said(self) -> Iterator[None]:
-        """A checkpoint that cannot be written does not end a run that is going well; it is said, each time."""
+        """A file that cannot be written does not end a run that is going well; it is said once of each."""
         try:
             yield
         except (CheckpointError, OSError) as error:
-            self.display.say(f"warning    {error}")
+            if str(error) not in self.failures:
+                self.failures.add(str(error))
+                self.display.say(f"warning    {error}")
 
     def _state(self, meter: Meter) -> dict[str, Any]:
         validations = self.validator.history if self.validator else []
@@ -496,8 +501,9 @@ class _Session:
                 return {}
             record, diagnostics = self.validator(self.trainer, *whole)
             log({"kind": "validation", "step": self.trainer.step, "epoch": epoch, **record})
-            write_json(self.folder / HEALTH, diagnostics)
-            self._save_encoder(epoch, whole[0])
+            with self._failures_said():
+                write_json(self.folder / HEALTH, diagnostics)
+                self._save_encoder(epoch, whole[0])
             self.trainer.put_away()
             self._tell(diagnostics["verdict"])
             return record

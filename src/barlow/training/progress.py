@@ -1,9 +1,10 @@
 """What a person sees while a run trains: a live line in a terminal, plain lines elsewhere."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -11,12 +12,32 @@ from rich.progress import BarColumn, Progress, TextColumn
 PLAIN_SECONDS = 10.0  # without a terminal, a line every so often, and one per epoch end when epochs are longer
 
 
+class _Lenient:
+    """A stream that loses what it cannot write: reporting must not end training when its disk is full or its reader
+    or terminal is gone."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):  # a closed stream is a ValueError
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 class ProgressDisplay:
     """Progress of a run on a text stream. `quiet` says nothing at all."""
 
     def __init__(self, *, total_steps: int, steps_per_epoch: int, quiet: bool = False, stream: TextIO | None = None):
         self.total, self.per_epoch, self.quiet = total_steps, steps_per_epoch, quiet
-        self.console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
+        self.console = Console(file=cast(TextIO, _Lenient(stream or sys.stderr)), highlight=False, soft_wrap=True)
         self.bar: Progress | None = None
         self._last_plain = 0.0
 

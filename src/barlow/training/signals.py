@@ -5,11 +5,11 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-ASKED_TO_END = ("SIGTERM", "SIGUSR1", "SIGINT")  # schedulers send the first two, a person the third
+ASKED_TO_END = ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP")  # of schedulers (two), a person, and a terminal that closes
 
 
 class SignalFlag:
-    """While entered, SIGTERM, SIGUSR1 and SIGINT set `received` instead of ending the process.
+    """While entered, SIGTERM, SIGUSR1, SIGINT and SIGHUP set `received` instead of ending the process.
 
     A second SIGINT raises KeyboardInterrupt at once. Outside the main thread, where Python allows no handlers, nothing
     is caught.
@@ -22,8 +22,9 @@ class SignalFlag:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for name in ASKED_TO_END:
-                if hasattr(signal, name):  # Windows has no SIGUSR1
-                    number = signal.Signals[name]
+                number = getattr(signal, name, None)  # Windows has no SIGUSR1
+                ignored = name == "SIGHUP" and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # nohup asks for that
+                if number is not None and not ignored:
                     self._previous[number] = signal.signal(number, self._receive)
         return self
 
@@ -41,5 +42,5 @@ class SignalFlag:
 
     @property
     def exit_code(self) -> int:
-        """What the process should exit with: 0, or 128 + the signal's number (143, 138 and 130 on Linux)."""
+        """What the process should exit with: 0, or 128 + the signal's number (143, 138, 130 and 129 on Linux)."""
         return 0 if self.received is None else 128 + self.received

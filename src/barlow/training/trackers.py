@@ -30,7 +30,8 @@ class MetricsLog:
 
     resume_step: the step of the checkpoint that the run continues from; later lines and a torn last line go, so that
     none is doubled. None is missing either when every line up to a step is logged, and `sync` called, before that
-    step's checkpoint is written. None starts an empty file. A value that is not finite becomes null.
+    step's checkpoint is written. None starts an empty file. A value that is not finite becomes null. A line that cannot
+    be written raises OSError, is cut off again, and is written before the next one.
     """
 
     def __init__(self, path: Path, resume_step: int | None = None) -> None:
@@ -38,15 +39,27 @@ class MetricsLog:
             path.unlink(missing_ok=True)
         elif path.exists():
             _keep_until(path, resume_step)
-        self._file = path.open("a", buffering=1, encoding="utf-8")
+        self._path, self._file, self._pending = path, path.open("ab", buffering=0), b""
 
     def log(self, line: Line) -> None:
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
-        self._file.write(json.dumps(finite, allow_nan=False) + "\n")
+        self._pending += json.dumps(finite, allow_nan=False).encode() + b"\n"
+        self._write()
+
+    def _write(self) -> None:
+        end = os.fstat(self._file.fileno()).st_size
+        left = self._pending
+        try:
+            while left:  # one call may write a part only
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            self._file.truncate(end)
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
+        self._pending = b""
 
     def sync(self) -> None:
         """Return once all lines would survive a power cut."""
-        self._file.flush()
+        self._write()
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
