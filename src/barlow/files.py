@@ -120,7 +120,7 @@ def check_outputs(outputs: Iterable[Path], *, inputs: Iterable[Any] = (), overwr
     With `overwrite`, only what the command reads is kept: files that are, or lie inside of, one of `inputs` (those
     that are no paths do not count).
     """
-    read = [user_path(value).resolve() for value in inputs if isinstance(value, str | os.PathLike)]
+    read = [user_path(value).resolve() for value in inputs if isinstance(value, str | Path)]
     for path in outputs:
         _expect_file(path)
         place, ours = path.resolve(), is_output(path)
