@@ -188,7 +188,7 @@ def data_folder() -> Path:
     return user_path(os.environ.get("BARLOW_DATA") or "~/.cache/barlow")
 
 
-def user_path(text: str | Path) -> Path:
+def user_path(text: str | os.PathLike[str]) -> Path:
     """The path with `~` and `~name` expanded. Raises InputError for a person this machine does not know."""
     try:
         return Path(text).expanduser()

@@ -330,7 +330,8 @@ def test_what_a_worker_cannot_load_is_said_without_a_traceback_of_its_own(
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(tmp_path)
         maker = importlib.import_module("elsewhere").Maker()
-    loader = Loader(mixed_folder(tmp_path, 8), np.arange(8), 4, maker=maker, workers=1)
+    (tmp_path / "images").mkdir()
+    loader = Loader(mixed_folder(tmp_path / "images", 8), np.arange(8), 4, maker=maker, workers=1)
     with pytest.raises(WorkerDied, match=r"(?s)data worker 0 \(pid \d+\) failed.*No module named 'elsewhere'"):
         list(loader.epoch(0))
     assert capfd.readouterr().err == ""
