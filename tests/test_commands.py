@@ -215,13 +215,22 @@ def test_a_layout_of_the_map_that_does_not_exist_is_refused(run: Run, capsys: py
 def test_serving_says_its_address_and_refuses_a_folder_that_is_not_there(
     run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(self: object) -> None:
+    def interrupted(self: object, sockets: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(barlow.serve.Server, "serve_forever", interrupted)
+    monkeypatch.setattr("uvicorn.Server.run", interrupted)
     main(["serve", str(run.path.parent), "--port", "0"])
     assert capsys.readouterr().out.startswith("http://127.0.0.1:")
     assert "no folder at" in refusal(capsys, "serve", run.path / "nowhere")
+    assert "--host is empty" in refusal(capsys, "serve", run.path.parent, "--host", "")
+
+
+def test_serving_without_its_extra_says_what_to_install(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "barlow.serve")
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert "needs uvicorn: pip install 'barlow[serve]'" in refusal(capsys, "serve", run.path.parent)
 
 
 @pytest.mark.filterwarnings("default")

@@ -7,29 +7,23 @@ keeps other web sites from asking through the browser.
 
 import contextlib
 import io
-import json
 import math
-import re
 import shlex
-import warnings
-from collections.abc import Mapping
-from functools import lru_cache
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import socket
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 import torch
-from PIL import Image, UnidentifiedImageError
-from torch import Tensor
+from PIL import Image
 
 from barlow.data import CorruptSample
 from barlow.data.decode import decode_one
 from barlow.errors import InputError
 from barlow.evaluation.bank import Bank
 from barlow.files import read_json
-from barlow.models import Encoder, Preprocess
+from barlow.models import Encoder
 from barlow.report.charts import data_address
 from barlow.report.gallery import FACTS as GALLERY
 from barlow.report.gallery import Gallery, read_gallery
@@ -39,16 +33,39 @@ from barlow.report.pictures import title
 from barlow.report.story import amount, best_evaluation, is_percent, protocol_name, read_story
 from barlow.run import CONFIG, Run
 
+try:
+    import python_multipart  # noqa: F401  Starlette reads forms with it
+    import uvicorn
+    from anyio import CapacityLimiter, to_thread
+    from starlette.applications import Starlette
+    from starlette.datastructures import UploadFile
+    from starlette.exceptions import HTTPException
+    from starlette.middleware import Middleware
+    from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from starlette.requests import ClientDisconnect, Request
+    from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+    from starlette.routing import Route
+except ModuleNotFoundError as error:
+    raise InputError(f"`barlow serve` needs {error.name}: pip install 'barlow[serve]'") from None
+
 MOST_BYTES = 20_000_000  # of an uploaded image
 MOST_PIXELS = 50_000_000
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-TIFF = (b"II", b"MM")  # how its files start
+DECODERS = 1  # images decoded at a time: one of MOST_PIXELS takes 1 GB until it is resized
+MOST_CLIENTS = 512  # at once; beyond, uvicorn answers 503
+BACKLOG = 512  # connections that the system holds until they are accepted
 MATCHES = 12
 DEPTH = 3  # folders below the given one in which runs are looked for
 POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; connect-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
 )
+HEADERS = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -71,11 +88,22 @@ def _is_runs(config: Path) -> bool:
         return False
 
 
-def summary(name: str, run: Run) -> dict[str, Any]:
+def check_links(run: Run, root: Path) -> None:
+    """Raises InputError where a file of the run, or the folder of its evaluations, is a link to outside of `root`."""
+    results = run.path / "evaluations"
+    for path in (*run.path.glob("*.*"), results, *results.glob("*")):
+        if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
+            raise InputError(
+                f"{path} is a link that leads out of {root}; copy the file, or serve the folder it lies in"
+            )
+
+
+def summary(name: str, run: Run, root: Path) -> dict[str, Any]:
     """What the list of runs shows of one; of a damaged one what is wrong, so that the others show."""
     try:
+        check_links(run, root)
         return _summary(name, run)
-    except (InputError, OSError) as error:
+    except Exception as error:  # whatever is wrong with one folder, the others are listed
         return {"name": name, "status": "damaged", "trouble": str(error), "searchable": False}
 
 
@@ -111,32 +139,17 @@ def _score(run: Run) -> str:
     return f"{protocol_name(best)} {amount(best['value'], best['metric'])}{unit} on {best['data']}"
 
 
-def open_image(content: bytes) -> Image.Image:
-    """An uploaded image. Raises InputError for anything else, and for more pixels than are worth looking at."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's warning about size; the limit below is stricter
-            image = Image.open(io.BytesIO(content), formats=IMAGE_FORMATS)
-            if image.width * image.height > MOST_PIXELS:
-                raise InputError(
-                    f"the image has {image.width} x {image.height} pixels, at most {MOST_PIXELS:,} are read"
-                )
-            image.load()
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"that is not a readable image ({', '.join(IMAGE_FORMATS)})") from None
-    return image
-
-
 @lru_cache(maxsize=4)
-def _searchable(path: Path, stamp: int) -> tuple[Encoder, Gallery, Bank]:
-    """Encoder, gallery and the gallery's features of a run, kept in memory until its gallery changes."""
+def _searchable(path: Path, stamp: int) -> tuple[Encoder, Gallery, Bank, Image.Image | None]:
+    """Encoder, gallery, its features and its thumbnails, in memory until the gallery is written anew (`stamp`)."""
     gallery = read_gallery(path)
     encoder = Run(path).encoder()
     if gallery is None or "features" not in gallery.arrays or gallery.encoder != encoder.facts["sha256"]:
         raise InputError("the pictures of this run are of an earlier encoder; `barlow report` makes them anew")
-    return encoder, gallery, Bank(gallery.arrays["features"])
+    sheet = Image.open(io.BytesIO(gallery.arrays["atlas"].tobytes())) if gallery.thumb else None
+    if sheet is not None:
+        sheet.load()  # once: decoding 16 million pixels takes ten times as long as a search
+    return encoder, gallery, Bank(gallery.arrays["features"]), sheet
 
 
 @torch.no_grad()
@@ -146,30 +159,20 @@ def find_similar(run: Run, content: bytes) -> list[dict[str, Any]]:
         raise InputError(
             f"{run.name} has no pictures to search; `barlow report {shlex.quote(str(run.path))}` makes them"
         )
-    open_image(content)
-    encoder, gallery, bank = _searchable(run.path, (run.path / GALLERY).stat().st_mtime_ns)
+    encoder, gallery, bank, sheet = _searchable(run.path, (run.path / GALLERY).stat().st_mtime_ns)
     assert encoder.preprocess is not None  # load_encoder always sets it
-    features = encoder(_prepared(content, encoder.preprocess)).numpy()
+    preprocess = encoder.preprocess
+    dtype = torch.uint8 if preprocess.scale == 255.0 else torch.float32
+    try:
+        pixels = decode_one(content, preprocess.channels, dtype, "the image", MOST_PIXELS)
+    except CorruptSample as error:
+        raise InputError(f"that is not a readable image: {error}") from None
+    features = encoder(preprocess(pixels)).numpy()
     cosines, rows = bank.nearest(features, min(MATCHES, len(bank.x)))
-    sheet = Image.open(io.BytesIO(gallery.arrays["atlas"].tobytes())) if gallery.thumb else None
     return [
         {"name": title(gallery, int(row)), "similarity": float(cosine), "picture": _thumbnail(gallery, sheet, int(row))}
         for row, cosine in zip(rows[0], cosines[0], strict=True)
     ]
-
-
-def _prepared(content: bytes, preprocess: Preprocess) -> Tensor:
-    """What the encoder reads of an upload that `open_image` let pass: decoded as the images of a data set are.
-
-    But for TIFF, whose other depths are decoded by code without a bound on what comes out: 8-bit ones by Pillow.
-    """
-    if content.startswith(TIFF):
-        return preprocess.image(open_image(content))
-    dtype = torch.uint8 if preprocess.scale == 255.0 else torch.float32
-    try:
-        return preprocess(decode_one(content, preprocess.channels, dtype, "the image"))
-    except CorruptSample as trouble:
-        raise InputError(str(trouble)) from None
 
 
 def _thumbnail(gallery: Gallery, sheet: Image.Image | None, point: int) -> str:
@@ -195,141 +198,99 @@ def start_page(root: Path) -> str:
     return fill(template("serve.html"), parts)
 
 
-class _Refused(Exception):  # noqa: N818  it is an answer, not an error
-    """An answer other than the one asked for."""
+def make_app(root: Path, *, local: bool = True) -> Starlette:
+    """The application of one folder of runs; `local` answers only requests that are addressed to this machine."""
+    decoders = CapacityLimiter(DECODERS)
 
-    def __init__(self, status: HTTPStatus, words: str) -> None:
-        super().__init__(words)
-        self.status = status
-
-
-def _host_name(address: str) -> str | None:
-    try:
-        return urlsplit(address).hostname
-    except ValueError:  # such as an open bracket
-        return None
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: "Server"
-    server_version = "barlow"
-    sys_version = ""
-    timeout = 30  # seconds a connection may keep a thread waiting
-
-    def do_GET(self) -> None:
-        self._answer({"/": self._start, "/runs.json": self._runs, "/report": self._report, "/favicon.ico": self._icon})
-
-    def do_POST(self) -> None:
-        self._answer({"/search": self._search})
-
-    def _answer(self, routes: Mapping[str, Any]) -> None:
-        try:
-            self._check_addressee()
-            route = routes.get(self.path.partition("?")[0])
-            if route is None:
-                raise _Refused(HTTPStatus.NOT_FOUND, "there is nothing here")
-            route()
-        except _Refused as refused:
-            self._send_trouble(str(refused), refused.status)
-        except InputError as mistake:
-            self._send_trouble(str(mistake), HTTPStatus.BAD_REQUEST)
-        except (BrokenPipeError, ConnectionResetError, TimeoutError):  # the browser has left
-            self.close_connection = True
-
-    def _check_addressee(self) -> None:
-        """A page of another site reaches a local server under that site's name: such requests are refused."""
-        host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
-        own = self.server.names
-        if own is not None and (_host_name(f"//{host}") not in own or (origin and _host_name(origin) not in own)):
-            raise _Refused(HTTPStatus.FORBIDDEN, "this server answers requests of this machine only")
-
-    def _start(self) -> None:
-        policy = f"{POLICY}; script-src {script_source(template('serve.js'))}"
-        self._send(start_page(self.server.root), "text/html; charset=utf-8", policy=policy)
-
-    def _icon(self) -> None:
-        self._send("", "image/x-icon", HTTPStatus.NO_CONTENT)  # browsers ask, and log an error where there is none
-
-    def _runs(self) -> None:
-        self._send_json([summary(name, run) for name, run in find_runs(self.server.root).items()])
-
-    def _report(self) -> None:
-        runs = self._named_runs(most=MOST_RUNS)
-        page = render([read_story(run, colour) for colour, run in enumerate(runs)])
-        self._send(page, "text/html; charset=utf-8", policy="frame-ancestors 'none'")  # the rest stands in the page
-
-    def _search(self) -> None:
-        (run,) = self._named_runs(most=1)
-        self._send_json({"matches": find_similar(run, self._body())})
-
-    def _named_runs(self, most: int) -> list[Run]:
-        names = parse_qs(self.path.partition("?")[2]).get("run", [])
-        found = find_runs(self.server.root)
+    def named_runs(request: Request, most: int) -> list[Run]:
+        names = request.query_params.getlist("run")
         if not 1 <= len(names) <= most:
-            raise InputError(f"choose 1 to {most} runs, got {len(names)}")
-        unknown = [name for name in names if name not in found]
-        if unknown:
-            raise _Refused(HTTPStatus.NOT_FOUND, f"there is no run '{unknown[0]}'")
-        return [found[name] for name in names]
+            raise HTTPException(400, f"choose 1 to {most} runs, got {len(names)}")
+        runs = find_runs(root)
+        if unknown := [name for name in names if name not in runs]:
+            raise HTTPException(404, f"there is no run '{unknown[0]}'")
+        for name in names:
+            check_links(runs[name], root)
+        return [runs[name] for name in names]
 
-    def _body(self) -> bytes:
-        length = self.headers.get("Content-Length", "")
-        if not re.fullmatch("[0-9]{1,12}", length):
-            raise _Refused(HTTPStatus.LENGTH_REQUIRED, "say how long the image is")
-        if int(length) > MOST_BYTES:
-            self.close_connection = True  # the rest is not read
-            raise _Refused(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"an image may have {MOST_BYTES // 1_000_000} MB at most"
-            )
-        return self.rfile.read(int(length))
+    def start(request: Request) -> Response:
+        policy = f"{POLICY}; script-src {script_source(template('serve.js'))}"
+        return HTMLResponse(start_page(root), headers={"Content-Security-Policy": policy})
 
-    def _send_trouble(self, words: str, status: HTTPStatus) -> None:
-        """Plain text where a person followed a link, JSON for the page's script."""
-        if self.path.startswith("/report"):
-            self._send(words + "\n", "text/plain; charset=utf-8", status)
-        else:
-            self._send_json({"error": words}, status)
+    def list_runs(request: Request) -> Response:
+        return JSONResponse([summary(name, run, root) for name, run in find_runs(root).items()])
 
-    def _send_json(self, value: Any, status: HTTPStatus = HTTPStatus.OK) -> None:
-        self._send(json.dumps(value), "application/json", status)
+    def report(request: Request) -> Response:
+        page = render([read_story(run, colour) for colour, run in enumerate(named_runs(request, MOST_RUNS))])
+        # the policy of what the page may load and run stands in the page itself
+        return HTMLResponse(page, headers={"Content-Security-Policy": "frame-ancestors 'none'"})
 
-    def _send(self, text: str, kind: str, status: HTTPStatus = HTTPStatus.OK, policy: str | None = None) -> None:
-        content = text.encode()
-        self.send_response(status)
-        headers = {
-            "Content-Type": kind,
-            "Content-Length": str(len(content)),
-            "Cache-Control": "no-store",
-            "X-Content-Type-Options": "nosniff",
-            "Referrer-Policy": "no-referrer",
-            "Cross-Origin-Resource-Policy": "same-origin",
-            **({"Content-Security-Policy": policy} if policy else {}),
-        }
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(content)
+    async def search(request: Request) -> Response:
+        length = request.headers.get("Content-Length")
+        if length is None:
+            raise HTTPException(411, "say how long the image is")
+        if int(length) > MOST_BYTES:  # h11 refuses a length that is not a number, and a body that is longer than it
+            raise HTTPException(413, f"an image may have {MOST_BYTES // 1_000_000} MB at most")
+        async with request.form(max_files=1, max_fields=0) as form:
+            image = form.get("image")
+            if not isinstance(image, UploadFile):
+                raise HTTPException(400, "send the image as the file `image` of a form")
+            # Files above 1 MB wait on disk: only as many as are decoded at a time lie in memory.
+            matches = await to_thread.run_sync(search_run, request, image, limiter=decoders)
+        return JSONResponse({"matches": matches})
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Quiet: a page that looks every few seconds would fill the terminal."""
+    def search_run(request: Request, image: UploadFile) -> list[dict[str, Any]]:
+        (run,) = named_runs(request, most=1)
+        return find_similar(run, image.file.read())
+
+    guards = [
+        Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK) if local else ["*"], www_redirect=False),
+        Middleware(BaseHTTPMiddleware, dispatch=partial(_guard, local=local)),
+    ]
+    handlers: dict[Any, Any] = {InputError: _trouble, HTTPException: _trouble, ClientDisconnect: _gone}
+    routes = [
+        Route("/", start),
+        Route("/runs.json", list_runs),
+        Route("/report", report),
+        Route("/search", search, methods=["POST"]),
+        # browsers ask for an icon, and log an error where there is none
+        Route("/favicon.ico", lambda request: Response(status_code=204)),
+    ]
+    return Starlette(routes=routes, middleware=guards, exception_handlers=handlers)
 
 
-class Server(ThreadingHTTPServer):
-    """The server of one folder of runs."""
+async def _guard(request: Request, call_next: RequestResponseEndpoint, local: bool) -> Response:
+    """Refuse what another web site sends from the user's browser, and keep answers from being cached or embedded."""
+    origin = request.headers.get("Origin")
+    foreign = local and origin is not None and urlsplit(origin).hostname not in LOOPBACK
+    response = PlainTextResponse("Invalid origin", 400) if foreign else await call_next(request)
+    response.headers.update(HEADERS)
+    return response
 
-    daemon_threads = True
 
-    def __init__(self, root: Path, host: str = "127.0.0.1", port: int = 8384) -> None:
-        if not root.is_dir():
-            raise InputError(f"no folder at {root}; name the folder that holds the runs")
-        try:
-            super().__init__((host, port), _Handler)
-        except (OSError, OverflowError) as error:  # a port beyond 65535 overflows
-            reason = getattr(error, "strerror", None) or str(error)
-            raise InputError(f"cannot listen on {host}:{port} ({reason}); choose another --host or --port") from None
-        self.root = root
-        self.names = LOOPBACK if host in LOOPBACK else None
-        """host names that requests may be addressed to; None when bound beyond this machine"""
+async def _trouble(request: Request, error: Exception) -> Response:
+    """Plain text where a person followed a link, JSON for the page's script."""
+    status, words = (error.status_code, error.detail) if isinstance(error, HTTPException) else (400, str(error))
+    if request.url.path == "/search":
+        return JSONResponse({"error": words}, status)
+    return PlainTextResponse(words + "\n", status)
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    """The browser left in the middle of an upload: nobody reads this answer."""
+    return Response(status_code=400)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that waits for clients. Raises InputError for an address that cannot be had."""
+    if not host.strip():  # the system would take an empty name for every address of this machine
+        raise InputError("--host is empty; name an address, such as 127.0.0.1 (0.0.0.0 opens the server to everybody)")
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except (OSError, OverflowError, UnicodeError) as error:  # a port beyond 65535 overflows
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"cannot listen on {host}:{port} ({reason}); choose another --host or --port") from None
 
 
 def serve(root: str | Path, *, host: str = "127.0.0.1", port: int = 8384) -> None:
@@ -338,7 +299,27 @@ def serve(root: str | Path, *, host: str = "127.0.0.1", port: int = 8384) -> Non
     Nobody but this machine is answered, unless `host` says otherwise: then everybody who reaches it reads the reports
     and searches. Raises InputError for a folder or an address that cannot be served.
     """
-    with Server(Path(root), host, port) as server:
-        print(f"http://{server.server_address[0]!s}:{server.server_address[1]}  (stop with Ctrl-C)", flush=True)
+    if not Path(root).is_dir():
+        raise InputError(f"no folder at {root}; name the folder that holds the runs")
+    with listen(host, port) as opened:
+        address = f"[{host}]" if ":" in host else host
+        print(f"http://{address}:{opened.getsockname()[1]}  (stop with Ctrl-C)", flush=True)
+        server = make_server(make_app(Path(root), local=host in LOOPBACK))
         with contextlib.suppress(KeyboardInterrupt):
-            server.serve_forever()
+            server.run(sockets=[opened])
+
+
+def make_server(app: Starlette) -> uvicorn.Server:
+    """uvicorn without a line per request: a page that looks every few seconds would fill the terminal."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_level="error",
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            ws="none",
+            limit_concurrency=MOST_CLIENTS,
+            timeout_graceful_shutdown=3,
+        )
+    )

@@ -150,13 +150,17 @@ def _check_fit(natural: Form, form: Form) -> None:
         raise ValueError(f"has {natural.channels} channels where the data set has {wanted}")
 
 
-def decode_one(data: bytes | Image.Image, channels: int, dtype: torch.dtype, key: str) -> Tensor:
+def decode_one(
+    data: bytes | Image.Image, channels: int, dtype: torch.dtype, key: str, most_pixels: int | None = None
+) -> Tensor:
     """[channels, H, W] of one image that belongs to no source: its bytes, or as Pillow opened it.
 
-    Raises CorruptSample.
+    Raises CorruptSample, also for an image of more than `most_pixels`, before any of them is decoded.
     """
     with _corrupt_as(key):
         image = _checked(_open(data, channels) if isinstance(data, bytes) else _PillowImage(data.copy()))
+        if most_pixels is not None and image.height * image.width > most_pixels:
+            raise ValueError(f"{image.width} x {image.height} pixels: over the limit of {most_pixels:,}")
         form = Form(channels, dtype, rgba=channels == 4 and image.natural.channels in _PICTURE)
         _check_fit(image.natural, form)
         return image.decode(form, 1)[0].contiguous()

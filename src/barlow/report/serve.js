@@ -88,7 +88,9 @@
     asked = file;
     if (file.size > mostBytes) { found.replaceChildren(make("p", `an image may have ${mostBytes / 1e6} MB at most`, "warning")); return; }
     found.replaceChildren(make("p", "Searching \u2026"));
-    const result = await ask("/search?run=" + encodeURIComponent(by("where").value), file);
+    const form = new FormData();
+    form.append("image", file);
+    const result = await ask("/search?run=" + encodeURIComponent(by("where").value), form);
     if (result.error) { found.replaceChildren(make("p", result.error, "warning")); return; }
     found.replaceChildren(...result.matches.map((match) => {
       const holder = make("figure", undefined, "match");
