@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from barlow.training.network import _SmallMapConv
+from barlow.models.network import _SmallMapConv
 
 SHAPES = [(64, 64, 12), (128, 128, 12), (128, 128, 6), (128, 256, 6), (256, 256, 8), (256, 256, 6), (256, 256, 3)]
 SHAPES += [(512, 512, 4), (512, 512, 2)]

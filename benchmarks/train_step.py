@@ -45,9 +45,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from barlow.config import PretrainConfig, config_from_settings
 from barlow.data import Loader, open_source
 from barlow.models import build_encoder
+from barlow.models.network import autocast, deterministic_kernels, to_layout
+from barlow.plan import make_plan
 from barlow.training.loop import Hooks, Meter, train
-from barlow.training.network import autocast, deterministic_kernels, to_layout
-from barlow.training.plan import make_plan
 from barlow.training.progress import ProgressDisplay
 from barlow.training.trainer import Trainer
 

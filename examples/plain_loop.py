@@ -12,8 +12,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from barlow import MixedBarlowTwinsLoss
+from barlow.schedules import warmup_cosine
 from barlow.training.optimizers import LARS, set_lr
-from barlow.training.schedules import warmup_cosine
 from barlow.views import ViewMaker, draw_mix, get_recipe, mix_views
 
 BATCH, SEED = 128, 0

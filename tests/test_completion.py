@@ -9,7 +9,8 @@ import pytest
 
 from barlow.cli import COMMANDS, main
 from barlow.completion import SHELLS
-from barlow.config import METHODS, leaves
+from barlow.config import leaves
+from barlow.methods import METHODS
 
 BASH = """
 source {script}

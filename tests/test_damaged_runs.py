@@ -114,7 +114,7 @@ def test_a_damaged_run_is_one_line_or_a_page(finished: Path, capsys: pytest.Capt
     data, copy, page = finished / "data.npz", damaged / "run", damaged / "page.html"
     readers: list[Callable[[], object]] = [
         lambda: write_report([Run(copy)], page),
-        lambda: [summary(name, run) for name, run in find_runs(damaged).items()],
+        lambda: [summary(name, run, damaged) for name, run in find_runs(damaged).items()],
     ]
     commands: list[Callable[[], object]] = [  # slower: one of them for each damage
         lambda: main(["report", str(copy), "--points", "20"]),

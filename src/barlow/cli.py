@@ -443,11 +443,13 @@ def _values() -> dict[str, tuple[str, ...]]:
     from barlow.evaluation.protocols import PROTOCOLS
     from barlow.exporting import WRITERS
     from barlow.importing import LAYOUTS as CHECKPOINTS
+    from barlow.methods import METHODS
     from barlow.models.encoders import OWN
     from barlow.report.gallery import LAYOUTS as MAPS
     from barlow.views import RECIPES
 
     return {_flag(name): choices for name, choices in CHOICES.items()} | {
+        "--method": tuple(METHODS),
         "--encoder": (*OWN, "resnet18", "resnet50", "vit_small_patch16_224"),
         "--recipe": tuple(RECIPES),
         "--protocols": tuple(PROTOCOLS),

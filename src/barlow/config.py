@@ -109,7 +109,7 @@ class OptimizerConfig:
 
     optimizer: str = "adamw"
     """muon, adamw, adam, sgd, or lars (the paper's)"""
-    lr: Annotated[float, Bounds(0, 1e3, above=True)] | None = None
+    lr: Annotated[float, Bounds(0, 1e30, above=True)] | None = None
     """peak learning rate for a global batch of 256, scaled with the batch; LARS: the paper's table"""
     lr_biases: Annotated[float, Bounds(0, 1e3)] | None = None
     """the same for biases and norms; LARS .0048, Muon a tenth of lr, else as lr"""
@@ -218,25 +218,12 @@ def config_from_dict(values: Mapping[str, Any]) -> PretrainConfig:
 
 
 TRACKERS = ("wandb", "mlflow")
-METHODS = (
-    *("barlow-twins", "mixed-barlow-twins"),
-    *("simclr", "moco-v2", "byol", "simsiam", "swav", "vicreg", "w-mse", "dino"),
+ADDED_LATER = frozenset(
+    {"mix_global", "variant", "temperature", "predictor", "stop_gradient", "target_ema"}
+    | {"head", "projector_norm", "views"}
 )
-# Methods with nothing to train or to keep beside encoder and projector: these can be sharded, and cut in micro-batches.
-LEAN_METHODS = ("barlow-twins", "mixed-barlow-twins", "simclr", "vicreg")
-MULTI_VIEW = ("barlow-twins", "mixed-barlow-twins")
-TAKEN_BY: dict[str, tuple[str, ...]] = {
-    "mix_global": ("mixed-barlow-twins",),
-    "variant": ("barlow-twins",),
-    "temperature": ("barlow-twins", "simclr", "moco-v2", "swav", "dino"),
-    "predictor": ("barlow-twins",),
-    "stop_gradient": ("barlow-twins",),
-    "target_ema": ("barlow-twins", "moco-v2", "byol", "dino"),
-}
-ADDED_LATER = frozenset({*TAKEN_BY, "head", "projector_norm", "views"})
 """Fields that runs of earlier versions lack; their defaults are what those versions did."""
 CHOICES: dict[str, tuple[str, ...]] = {
-    "method": METHODS,
     "head": ("mlp", "rbf"),
     "form": get_args(Form),
     "stem": ("auto", "small", "standard"),
@@ -256,9 +243,6 @@ def _validate(config: PretrainConfig) -> None:
         if value not in choices:
             raise InputError(f"unknown {name} '{value}'. {suggest(value, choices)}")
     _validate_memory(config)
-    _validate_method(config.objective)
-    if config.views.views not in (None, 2) and config.objective.method not in MULTI_VIEW:
-        raise InputError(f"--method {config.objective.method} takes two views; {_those(MULTI_VIEW)} more")
     _validate_projector(config.model)
     for name in config.output.trackers:
         if name not in TRACKERS:
@@ -277,42 +261,6 @@ def _validate_memory(config: PretrainConfig) -> None:
     micro = config.training.micro_batch
     if micro not in (None, "auto") and not re.fullmatch("0*([2-9]|[1-9][0-9]{1,6})", micro):
         raise InputError(f"--micro-batch must be a number of 2 or more, or auto, got '{micro}'")
-    for name, asked in (("fsdp", config.training.fsdp), ("micro_batch", micro is not None)):
-        if asked and not is_lean(config.objective):
-            raise InputError(
-                f"{flag(name)} does not go with --method {_spoken(config.objective)}, which has more than encoder and "
-                f"projector; leave {flag(name)} out"
-            )
-
-
-def is_lean(objective: ObjectiveConfig) -> bool:
-    """Whether encoder and projector are all that the method trains or keeps: no predictor, prototypes or target."""
-    return objective.method in LEAN_METHODS and not objective.predictor and objective.target_ema is None
-
-
-def _spoken(objective: ObjectiveConfig) -> str:
-    """The method with the options that make it more than encoder and projector."""
-    options = {"predictor": objective.predictor, "target_ema": objective.target_ema is not None}
-    added = [flag(name) for name, given in options.items() if given and objective.method in LEAN_METHODS]
-    return " ".join([objective.method, *added])
-
-
-def _validate_method(objective: ObjectiveConfig) -> None:
-    for leaf in dataclasses.fields(objective):
-        takers = TAKEN_BY.get(leaf.name, METHODS)
-        if getattr(objective, leaf.name) != leaf.default and objective.method not in takers:
-            raise InputError(f"--method {objective.method} takes no {flag(leaf.name)}; {_those(takers)}")
-    if (
-        objective.temperature is not None
-        and objective.method == "barlow-twins"
-        and objective.variant != "cross-entropy"
-    ):
-        raise InputError("--method barlow-twins takes --temperature with --variant cross-entropy alone")
-
-
-def _those(methods: tuple[str, ...]) -> str:
-    *others, last = methods
-    return f"{', '.join(others)} and {last} do" if others else f"{last} does"
 
 
 def _validate_projector(model: ModelConfig) -> None:

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from barlow.evaluation import KNN, FewShot, Linear, Result, evaluate
 from barlow.files import check_outputs
+from barlow.methods import method_class
 from barlow.report import report
 from barlow.report.command import PAGE
 from barlow.run import Run
@@ -24,7 +25,6 @@ SETTINGS: dict[str, Any] = {
     "validate_every": 5,
 }
 METHODS = ("barlow-twins", "mixed-barlow-twins")
-NAMES = {"barlow-twins": "Barlow Twins", "mixed-barlow-twins": "Mixed Barlow Twins"}
 
 
 def run_demo(
@@ -40,7 +40,7 @@ def run_demo(
     results: list[list[Result]] = []
     check_outputs([out / PAGE], overwrite=overwrite)
     for method in METHODS:
-        console.print(f"\n{NAMES[method]} on {DATA}", style="bold")
+        console.print(f"\n{method_class(method).title} on {DATA}", style="bold")
         chosen = {**SETTINGS, **settings, "method": method, "seed": seed}
         folder = out / method
         runs.append(pretrain(DATA, folder, resume=not overwrite, overwrite=overwrite, quiet=quiet, **chosen))
@@ -69,7 +69,8 @@ def _table(results: list[list[Result]]) -> Any:
     plain = results[0]
     baselines = [(name, [result.baselines.get(key) for result in plain]) for key, name in BASELINES.items()]
     trained = [
-        (NAMES[method], [score_of(r) for r in per_run]) for method, per_run in zip(METHODS, results, strict=True)
+        (method_class(method).title, [score_of(r) for r in per_run])
+        for method, per_run in zip(METHODS, results, strict=True)
     ]
     return comparison([result.title for result in plain], [*baselines, *trained])
 

@@ -21,5 +21,5 @@ def has_fast_bfloat16(device: str | torch.device) -> bool:
     """Whether the device multiplies bfloat16 matrices natively, so that they are faster than float32 ones."""
     kind = torch.device(device).type
     if kind == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return kind == "cpu" and torch.cpu._is_avx512_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return kind == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())

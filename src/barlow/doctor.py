@@ -14,8 +14,8 @@ import torch
 
 from barlow.config import PretrainConfig, config_from_settings
 from barlow.data import Loader, open_source
+from barlow.plan import choose_device, choose_precision, make_plan
 from barlow.training.memory import available_bytes, gib
-from barlow.training.plan import choose_device, choose_precision, make_plan
 from barlow.training.trainer import Trainer
 
 PACKAGES = ("barlow", "torch", "torchvision", "timm", "numpy", "scikit-learn", "safetensors", "pillow")

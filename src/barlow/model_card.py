@@ -5,25 +5,11 @@ from typing import Any
 
 from barlow.errors import InputError
 from barlow.files import COMMENT
+from barlow.methods import METHODS, method_class
 from barlow.models import Encoder, Preprocess
 from barlow.models.encoders import timm_options
 from barlow.records import Evaluation
 from barlow.run import Run
-
-CITATIONS = {
-    "barlow-twins": "Zbontar et al., Barlow Twins: Self-Supervised Learning via Redundancy Reduction, arXiv 2103.03230",
-    "mixed-barlow-twins": "Bandara et al., Guarding Barlow Twins Against Overfitting with Mixed Samples, "
-    "arXiv 2312.02151",
-    "simclr": "Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, arXiv 2002.05709",
-    "moco-v2": "Chen et al., Improved Baselines with Momentum Contrastive Learning, arXiv 2003.04297",
-    "byol": "Grill et al., Bootstrap Your Own Latent, arXiv 2006.07733",
-    "simsiam": "Chen and He, Exploring Simple Siamese Representation Learning, arXiv 2011.10566",
-    "swav": "Caron et al., Unsupervised Learning of Visual Features by Contrasting Cluster Assignments, "
-    "arXiv 2006.09882",
-    "vicreg": "Bardes et al., VICReg: Variance-Invariance-Covariance Regularization, arXiv 2105.04906",
-    "w-mse": "Ermolov et al., Whitening for Self-Supervised Representation Learning, arXiv 2007.06346",
-    "dino": "Caron et al., Emerging Properties in Self-Supervised Vision Transformers, arXiv 2104.14294",
-}
 
 
 def loading_code(format: str, encoder: Encoder, name: str, preprocessing: bool = False) -> str:
@@ -137,7 +123,7 @@ def model_card(run: Run | str | Path, encoder: Encoder, name: str, format: str) 
         loading_code(format, encoder, name),
         "Trained without labels.\n\n| | |\n|---|---|\n" + "\n".join(described) + "\n",
         _scores(run),
-        f"Method: {CITATIONS[method]}.\n" if method in CITATIONS else "",
+        f"Method: {method_class(method).paper}.\n" if method in METHODS else "",
         f"SHA-256 of the weights: `{encoder.facts.get('sha256', '')}`\n",
     ]
     return "\n".join(part for part in parts if part)

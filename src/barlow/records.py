@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Facts(TypedDict, total=False):
-    """run.json: what was worked out before the first step (`training.plan.Plan`), the machine, and the status."""
+    """run.json: what was worked out before the first step (`plan.Plan`), the machine, and the status."""
 
     data_name: str
     kind: str

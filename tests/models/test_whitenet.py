@@ -1,6 +1,7 @@
 """The whitening first layer, and the encoder around it from training to export."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,16 @@ from barlow import load_encoder, pretrain
 from barlow.data import open_source
 from barlow.exporting import export
 from barlow.models import build_encoder
+from barlow.models.network import _SmallMapConv
 from barlow.models.whitenet import WhiteningConv
-from barlow.training.network import _SmallMapConv
+
+SETTINGS: dict[str, Any] = {
+    "encoder": "whitenet",
+    "batch_size": 16,
+    "epochs": 1,
+    "projector": (16, 16),
+    "device": "cpu",
+}
 
 
 def waves(count: int, channels: int, side: int = 16) -> torch.Tensor:
@@ -55,8 +64,7 @@ def test_features_come_from_few_places_whatever_the_side(side: int, places: int,
 def test_pretraining_fits_the_first_layer_to_training_images_and_leaves_it_alone(tmp_path: Path) -> None:
     images = (waves(80, 3) * 60 + 128).clamp(0, 255).to(torch.uint8)
     np.save(tmp_path / "images.npy", images.numpy())
-    settings = {"encoder": "whitenet", "batch_size": 16, "epochs": 1, "projector": (16, 16), "device": "cpu"}
-    run = pretrain(tmp_path / "images.npy", tmp_path / "run", quiet=True, optimizer="muon", ema=0.5, **settings)
+    run = pretrain(tmp_path / "images.npy", tmp_path / "run", quiet=True, optimizer="muon", ema=0.5, **SETTINGS)
     encoder = load_encoder(run)
     assert encoder.preprocess is not None
     source = open_source(tmp_path / "images.npy")
@@ -66,7 +74,7 @@ def test_pretraining_fits_the_first_layer_to_training_images_and_leaves_it_alone
     # Fitted on the 72 images that are not held out, so close to the fit on all of them and far from the random start.
     similarity = nn.functional.cosine_similarity(found.flatten(1), expected.weight.flatten(1))
     assert similarity[:6].abs().min() > 0.9  # a sign may flip where the two largest entries tie
-    again = pretrain(tmp_path / "images.npy", tmp_path / "again", quiet=True, optimizer="muon", **settings)
+    again = pretrain(tmp_path / "images.npy", tmp_path / "again", quiet=True, optimizer="muon", **SETTINGS)
     torch.testing.assert_close(load_encoder(again).backbone.get_parameter("whiten.weight"), found, rtol=0, atol=0)
 
 
@@ -74,8 +82,7 @@ def test_pretraining_fits_the_first_layer_to_training_images_and_leaves_it_alone
 @pytest.mark.parametrize("form", ["safetensors", "onnx", "torch-export"])
 def test_it_is_exported(form: str, tmp_path: Path) -> None:
     np.save(tmp_path / "images.npy", (waves(40, 3) * 60 + 128).clamp(0, 255).to(torch.uint8).numpy())
-    settings = {"encoder": "whitenet", "batch_size": 16, "epochs": 1, "projector": (16, 16), "device": "cpu"}
-    run = pretrain(tmp_path / "images.npy", tmp_path / "run", quiet=True, **settings)
+    run = pretrain(tmp_path / "images.npy", tmp_path / "run", quiet=True, **SETTINGS)
     out = tmp_path / f"encoder.{ {'torch-export': 'pt2'}.get(form, form) }"
     export(run, format=form, out=out, preprocessing=form != "safetensors")
     images = torch.from_numpy(np.load(tmp_path / "images.npy"))[:3]

@@ -60,7 +60,7 @@ def loss_of(kind: str, form: Form, z: list[Tensor], mix: Tensor, permutation: Te
     if kind == "three views":
         return BarlowTwinsLoss(0.1, form).forward(*z)
     if kind == "mean-view":
-        return VariantLoss(kind, 0.1, form=form).forward(*z)
+        return VariantLoss("mean-view", 0.1, form=form).forward(*z)
     return VariantLoss(kind, 0.1, form=form).forward(z_a, z_b)  # type: ignore[arg-type]
 
 

@@ -13,9 +13,9 @@ from barlow.data import Source, open_source
 from barlow.errors import InputError
 from barlow.files import write_json
 from barlow.models import Encoder, build_encoder
+from barlow.plan import environment, make_plan, plan_from_dict
 from barlow.run import Run
 from barlow.studies import STUDIES, Axis, Claim, Figure, Study, difference, numeric_axis
-from barlow.training.plan import environment, make_plan, plan_from_dict
 
 TINY = Study(
     name="tiny",

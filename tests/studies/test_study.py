@@ -15,11 +15,11 @@ from barlow.config import PretrainConfig, config_from_settings
 from barlow.data import Source, describe
 from barlow.errors import InputError
 from barlow.files import read_json, write_json
+from barlow.plan import environment, split_indices
 from barlow.studies import STUDIES, Figure, Study, run_study
 from barlow.studies.metrics import measured_of
 from barlow.studies.results import summarise
 from barlow.studies.runner import hardware
-from barlow.training.plan import environment, split_indices
 from barlow.training.pretrain import Interrupted
 from barlow.training.trainer import Trainer
 

@@ -11,10 +11,10 @@ import torch
 
 from barlow.config import config_from_settings
 from barlow.data import Loader, open_source
+from barlow.models.network import deterministic_kernels
+from barlow.plan import make_plan
 from barlow.run import Run
 from barlow.training.loop import Meter
-from barlow.training.network import deterministic_kernels
-from barlow.training.plan import make_plan
 from barlow.training.pretrain import Interrupted, pretrain
 from barlow.training.trainer import Trainer
 

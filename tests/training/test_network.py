@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from barlow.training.network import GuardedConv2d, guard_convolutions
+from barlow.models.network import GuardedConv2d, guard_convolutions
 
 
 @pytest.fixture

@@ -199,7 +199,7 @@ def test_validating_more_often_does_not_change_the_weights(tmp_path: Path) -> No
 
 def test_held_out_samples_never_reach_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from barlow.config import config_from_settings
-    from barlow.training.plan import split_indices
+    from barlow.plan import split_indices
     from barlow.training.trainer import Trainer
 
     seen: set[int] = set()

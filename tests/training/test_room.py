@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from barlow.config import config_from_settings
 from barlow.data import Loader, open_source
 from barlow.errors import InputError
+from barlow.plan import make_plan
 from barlow.training import room
 from barlow.training.memory import USABLE_SHARE
-from barlow.training.plan import make_plan
 from barlow.training.pretrain import pretrain
 from barlow.training.room import Room
 from barlow.training.trainer import Trainer

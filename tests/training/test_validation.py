@@ -12,9 +12,9 @@ from torch import nn
 
 from barlow.config import config_from_settings
 from barlow.data import open_source
+from barlow.plan import make_plan, split_indices
 from barlow.run import Run
 from barlow.training import validation
-from barlow.training.plan import make_plan, split_indices
 from barlow.training.pretrain import Interrupted, pretrain
 from barlow.training.trainer import Trainer
 from barlow.training.validation import Validator

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from barlow.errors import InputError
-from barlow.files import cache_folder, locked, written
+from barlow.files import cache_folder, locked
 
 from .arrays import choose_split, split_note
 from .decode import is_image
@@ -93,7 +93,7 @@ def _unpack(files: Sequence[Path], blob: Path, column: str, name: str) -> Index:
         label = next((key for key in _LABELS if key in schema.names), None)
     sizes: list[int] = []
     labels: list[Any] = []
-    with written(blob) as temporary, temporary.open("wb") as out:
+    with blob.open("wb") as out:
         for path in files:
             with _opened(path) as (schema, batches):
                 labelled = label in schema.names

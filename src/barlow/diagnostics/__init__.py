@@ -7,7 +7,6 @@ from barlow.diagnostics.collapse import (
     dead_share,
     relative_spread,
 )
-from barlow.diagnostics.expected import expected_initial_loss
 from barlow.diagnostics.geometry import alignment, class_distances, uniformity
 from barlow.diagnostics.health import health
 from barlow.diagnostics.inputs import distinct_share
@@ -16,6 +15,7 @@ from barlow.diagnostics.mixing import deviation, mixing_deviation
 from barlow.diagnostics.overfitting import overfitting_evidence, view_loss
 from barlow.diagnostics.spectrum import alpha_req, covariance_eigenvalues, effective_rank, rankme, singular_values
 from barlow.diagnostics.verdict import Evidence, State, Verdict, verdict
+from barlow.objectives.expected import expected_initial_loss
 
 __all__ = [
     "Evidence",

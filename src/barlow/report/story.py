@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from barlow.evaluation import ahead, protocol_title
 from barlow.files import read_json
+from barlow.methods import METHODS, method_class
 from barlow.models.files import FACTS as ENCODER
 from barlow.records import EncoderRecord, Evaluation, Facts, Health
 from barlow.report.charts import Line, number
@@ -15,18 +16,6 @@ from barlow.run import CONFIG
 if TYPE_CHECKING:
     from barlow.run import Run
 
-METHODS = {
-    "barlow-twins": "Barlow Twins",
-    "mixed-barlow-twins": "Mixed Barlow Twins",
-    "simclr": "SimCLR",
-    "moco-v2": "MoCo v2",
-    "byol": "BYOL",
-    "simsiam": "SimSiam",
-    "swav": "SwAV",
-    "vicreg": "VICReg",
-    "w-mse": "W-MSE",
-    "dino": "DINO",
-}
 BASELINES = {"random-init": "Random init", "raw-pixels": "Raw pixels"}
 
 
@@ -120,7 +109,7 @@ def duration(seconds: float) -> str:
 def method(story: Story) -> str:
     """The method's name as in its paper."""
     name = str(story.setting("objective", "method") or "unknown method")
-    return METHODS.get(name, name)
+    return method_class(name).title if name in METHODS else name
 
 
 def outcome(evaluation: Evaluation) -> tuple[str, str]:

@@ -7,10 +7,10 @@ from barlow.data import Loader, Source
 from barlow.diagnostics.forward import forward
 from barlow.diagnostics.information import bottleneck_terms
 from barlow.errors import InputError
+from barlow.models.network import autocast
+from barlow.plan import plan_from_dict, split_indices
 from barlow.run import Run
 from barlow.training.checkpoint import checkpoint_path, checkpoint_steps, load
-from barlow.training.network import autocast
-from barlow.training.plan import plan_from_dict, split_indices
 from barlow.training.trainer import Trainer
 from barlow.training.validation import FIXED_EPOCH, drawn
 

@@ -12,10 +12,10 @@ from barlow.data import Source
 from barlow.evaluation import EvaluationProtocol, FewShot, Linear, Subset, extract, knn_accuracy, raw_pixels
 from barlow.evaluation.knn import TEMPERATURE, K
 from barlow.evaluation.session import Splits, measure
+from barlow.plan import split_indices
 from barlow.run import Run
 from barlow.studies.bottleneck import bottleneck_curves
 from barlow.studies.study import Study
-from barlow.training.plan import split_indices
 from barlow.training.validation import BANK, drawn
 
 Curve = list[list[float]]  # [epoch, value], as JSON has it

@@ -9,10 +9,11 @@ from typing import Any
 from barlow.config import PretrainConfig, config_from_settings, config_to_dict
 from barlow.data import Source, describe, identity
 from barlow.errors import InputError, suggest
+from barlow.methods import check_options
 from barlow.models.encoders import Architecture, timm_options
+from barlow.plan import choose_image_size, choose_recipe, resolve_recipe, split_indices
 from barlow.studies.settings import apply, choose_levels
 from barlow.studies.study import Axis, Study, grid
-from barlow.training.plan import choose_image_size, choose_recipe, resolve_recipe, split_indices
 
 BUDGETS: Mapping[str, Mapping[str, Any]] = {
     "full": {"epochs": 200, "projector": (512, 1024)},
@@ -91,6 +92,7 @@ def check_names(config: PretrainConfig) -> None:
     """Raise InputError for an encoder or a recipe that does not exist, or a recipe file that cannot be read."""
     if config.views.recipe != "auto":
         resolve_recipe(config.views.recipe)
+    check_options(config)
     if config.model.encoder != "auto":
         timm_options(Architecture(config.model.encoder, 3, 224, "standard"))  # knows the names, builds nothing
 

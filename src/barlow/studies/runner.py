@@ -10,6 +10,7 @@ from typing import Any
 from barlow.data import Source, open_source
 from barlow.errors import InputError, suggest, tell
 from barlow.files import write_text
+from barlow.plan import environment, split_indices
 from barlow.run import Run
 from barlow.studies.catalogue import STUDIES
 from barlow.studies.cell import Data, Outcome, folder_of, look_up
@@ -20,7 +21,6 @@ from barlow.studies.metrics import METRICS, measured_of
 from barlow.studies.plan import StudyPlan, make_plan, share_of
 from barlow.studies.results import StudyResults, long_table, markdown, save_parquet
 from barlow.studies.study import Study
-from barlow.training.plan import environment, split_indices
 
 TABLE, FIGURE, FINDINGS, ROWS = "table.md", "figure.svg", "findings.md", "results.parquet"
 

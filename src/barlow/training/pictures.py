@@ -10,7 +10,7 @@ from barlow.data import CorruptSample, Source, open_source
 from barlow.data.files import FolderSource
 from barlow.errors import InputError
 from barlow.files import check_outputs
-from barlow.training.plan import make_plan, resolve_recipe
+from barlow.plan import make_plan, resolve_recipe
 from barlow.views import ViewMaker, grid, view_maker
 
 

@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from barlow.config import PretrainConfig, config_from_settings, config_to_dict, flag, leaves
 from barlow.data import CorruptSample, Loader, Source, WorkerDied, difference, identity, open_source
-from barlow.diagnostics import expected_initial_loss
 from barlow.errors import InputError
 from barlow.evaluation.frozen import eval_mode
 from barlow.evaluation.knn import TEMPERATURE, K
 from barlow.files import LOCK, locked, read_json, remove_leftovers, user_path, write_json
 from barlow.models import Encoder, save_encoder
+from barlow.models.network import deterministic_kernels, is_of_compiler
+from barlow.plan import Plan, choose_device, environment, make_plan, plan_from_dict, resolve_recipe, split_indices
 from barlow.ranks import Team
 from barlow.records import Facts
 from barlow.run import CONFIG, FACTS, HEALTH, METRICS, Run
@@ -31,16 +32,6 @@ from barlow.training.distributed import joined
 from barlow.training.faults import Fault, save_replay
 from barlow.training.loop import Hooks, Meter, Record, train
 from barlow.training.memory import is_out_of_memory
-from barlow.training.network import deterministic_kernels, is_of_compiler
-from barlow.training.plan import (
-    Plan,
-    choose_device,
-    environment,
-    make_plan,
-    plan_from_dict,
-    resolve_recipe,
-    split_indices,
-)
 from barlow.training.progress import ProgressDisplay
 from barlow.training.room import Room, placing, view_shapes
 from barlow.training.signals import SignalFlag
@@ -54,8 +45,6 @@ MOST_NAMED = 10  # unreadable samples named on screen
 FIRST_LAYER_IMAGES = 500  # more do not change the directions of small patches
 MANY = 20_000  # samples whose decoding takes long enough to be announced
 MOST_ROWS = 10_000  # training rows kept to draw corrupted features from
-EXPECTED = ("barlow-twins", "mixed-barlow-twins")  # methods whose first loss is known beforehand
-LEAST_EXPECTED = 3  # samples in a batch: the correlations of two are 1 or -1
 # Of a plan, between start and resume. The data are compared by content: a copy may lie elsewhere.
 MAY_CHANGE = frozenset({"data_name", "local_batch", "world_size", "device", "workers"})
 OF_EACH_RANK = {"device": "", "workers": 0}  # of a plan; machines of one run need not be equal
@@ -576,9 +565,7 @@ class _Session:
         say(f"memory     {self.room.describe(self.trainer.micro_batch)}")
         if self.trainer.step:
             say(f"resuming   after step {self.trainer.step} of {plan.total_steps}")
-        elif config.objective.method in EXPECTED and config.objective.variant is None and batch >= LEAST_EXPECTED:
-            reg = config.objective.lambd_reg if config.objective.method == "mixed-barlow-twins" else None
-            expected = expected_initial_loss(config.model.projector[-1], batch, plan.lambd, reg)["loss"]
+        elif (expected := type(self.trainer.method).expected_loss(config, plan)) is not None:
             say(f"expected   a loss near {expected:.4g} if nothing were related; a fresh network starts lower")
 
 

@@ -9,12 +9,12 @@ import torch
 
 from barlow.data import Batch
 from barlow.errors import InputError
+from barlow.plan import choose_device, plan_from_dict
 from barlow.records import typed
 from barlow.run import Run
 from barlow.training.checkpoint import CheckpointError
 from barlow.training.faults import KeptBatch, load_replay, nonfinite_gradients
 from barlow.training.memory import is_out_of_memory
-from barlow.training.plan import choose_device, plan_from_dict
 from barlow.training.trainer import Trainer
 
 

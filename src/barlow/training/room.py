@@ -6,8 +6,12 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from barlow.config import PretrainConfig, is_lean
+from barlow.config import PretrainConfig
 from barlow.errors import InputError
+from barlow.methods.method import Method
+from barlow.methods.mixed_barlow_twins import MixedBarlowTwins
+from barlow.models.network import TwinNetwork
+from barlow.plan import Plan
 from barlow.training.memory import (
     MemoryEstimate,
     NotEstimated,
@@ -20,9 +24,6 @@ from barlow.training.memory import (
     usable_bytes,
     weight_bytes,
 )
-from barlow.training.methods import Method
-from barlow.training.network import TwinNetwork
-from barlow.training.plan import Plan
 from barlow.views import Recipe, ViewRecipe
 
 Shapes = Sequence[tuple[int, ...]]
@@ -40,10 +41,9 @@ class Room:
         self, config: PretrainConfig, plan: Plan, network: TwinNetwork, method: Method, shapes: Shapes
     ) -> None:
         self.config, self.plan, self.network = config, plan, network
-        self.memory = method.memory
-        chosen = config.objective.method
-        mixes, all_views = chosen == "mixed-barlow-twins", chosen == "barlow-twins"
-        self.shapes = [*shapes, shapes[0]] if mixes else list(shapes if all_views else shapes[:2])
+        self.method = method
+        shapes = list(shapes) if method.takes_all_views else list(shapes[:2])
+        self.shapes = [*shapes, shapes[0]] if isinstance(method, MixedBarlowTwins) else shapes
         self.available = available_bytes(plan.device) + self._placed()
         self.usable = usable_bytes(plan.device, self.available)
 
@@ -61,7 +61,7 @@ class Room:
         return weight_bytes(self.network.encoder, self._projector(), ema=ema, parts=self._parts()) + self._remembered()
 
     def _remembered(self) -> int:
-        return sum(tensor.nbytes for tensor in self.memory.state_dict().values())
+        return sum(tensor.nbytes for tensor in self.method.memory.state_dict().values())
 
     def estimate(self, *, batch: int | None = None, micro_batch: int | None = None, form: str = "") -> MemoryEstimate:
         """Bytes of a step on one rank. Raises NotEstimated where the encoder does not run without data."""
@@ -85,12 +85,7 @@ class Room:
 
     def _contrasted(self, batch: int) -> int:
         """Bytes of the matrices in which the samples of two views are compared: scores, softmax and gradient."""
-        others = 0
-        if self.config.objective.method == "simclr":
-            others = 2 * batch * self.plan.world_size
-        if "queue" in self.memory:
-            others = len(self.memory.state_dict()["queue.rows"])
-        return 3 * 4 * (2 * batch) * others
+        return 3 * 4 * (2 * batch) * self.method.compared_samples()
 
     def micro_batch(self) -> int | None:
         """What `--micro-batch` asks for: a number as it is, `auto` the largest that fits, none when all of it does.
@@ -131,7 +126,7 @@ class Room:
         batch, settings = self.plan.local_batch, dict[str, Callable[[], int]]()
         micro = min(batch, self.micro_batch() or batch)  # larger ones than now would not help, whatever they need
         for share in (2, 4, 8, 16):
-            if micro // share >= 2 and is_lean(self.config.objective):
+            if micro // share >= 2 and self.method.is_lean(self.config.objective):
                 settings[f"--micro-batch {micro // share}"] = lambda n=micro // share: self._needed(n)  # type: ignore[misc]
             if batch // share >= 2:
                 total = batch // share * self.plan.world_size

@@ -11,7 +11,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
-from barlow.training.network import TwinNetwork
+from barlow.models.network import TwinNetwork
 
 
 def shard(network: TwinNetwork, device: torch.device) -> None:

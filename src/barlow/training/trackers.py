@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from barlow.errors import InputError, suggest
-from barlow.files import write_bytes, write_text
+from barlow.files import write_bytes
 
 TRACKERS = ("wandb", "mlflow")
 
@@ -110,7 +110,7 @@ class WeightsAndBiases:
         self._run = wandb.init(
             project=project, name=folder.name, dir=str(folder), config=dict(config), id=run_id, resume="allow"
         )
-        write_text(folder / "wandb-id.txt", self._run.id)
+        (folder / "wandb-id.txt").write_text(self._run.id)
 
     def log(self, line: Line) -> None:
         # Steps that a resumed run repeats are dropped by the server; they are equal to the ones it has.
@@ -127,7 +127,7 @@ class MLflow:
         self._mlflow = _optional("mlflow")
         run_id = _remembered(folder / "mlflow-id.txt") if resume_step is not None else None
         run = self._mlflow.start_run(run_id=run_id, run_name=folder.name)
-        write_text(folder / "mlflow-id.txt", run.info.run_id)
+        (folder / "mlflow-id.txt").write_text(run.info.run_id)
         if run_id is None:
             self._mlflow.log_params({key: str(value) for key, value in _flat(config).items()})
 

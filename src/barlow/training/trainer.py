@@ -12,15 +12,17 @@ from torch.nn.parallel import DistributedDataParallel
 from barlow.config import PretrainConfig
 from barlow.data import Batch
 from barlow.errors import InputError
+from barlow.methods import method_class
+from barlow.methods.method import Terms, detached, rank_seed
 from barlow.models import Encoder, build_encoder, build_projector
+from barlow.models.network import TwinNetwork, autocast, guard_convolutions, to_layout
 from barlow.models.sync_norm import synchronise_norms
-from barlow.training.build import build_head, build_method, rank_seed
+from barlow.plan import Plan, resolve_recipe
+from barlow.schedules import warmup_cosine
 from barlow.training.checkpoint import capture_rng, restore_rng, seed_generators
 from barlow.training.ema import EMA
 from barlow.training.faults import NonFiniteWatch
 from barlow.training.gradient_cache import cached_backward
-from barlow.training.methods import Terms, detached
-from barlow.training.network import TwinNetwork, autocast, guard_convolutions, to_layout
 from barlow.training.optimizers import (
     build_optimizer,
     clip_gradients,
@@ -28,8 +30,6 @@ from barlow.training.optimizers import (
     parameter_groups,
     set_lr,
 )
-from barlow.training.plan import Plan, resolve_recipe
-from barlow.training.schedules import warmup_cosine
 from barlow.training.sharding import gathered, network_parts, optimizer_parts, shard
 from barlow.views import SignalViewMaker, TableViewMaker, ViewMaker, view_maker
 
@@ -54,6 +54,7 @@ class Trainer:
     ) -> None:
         self.config, self.plan = config, plan
         self._rank_seed = rank_seed(config.training.seed, rank)
+        self._method_class = method_class(config.objective.method)
         self.micro_batch: int | None = None
         self.device = torch.device(plan.device)
         self.step = 0
@@ -69,7 +70,7 @@ class Trainer:
             lr_biases=plan.lr_biases,
             weight_decay=config.optimizer.weight_decay,
         )
-        self.method = build_method(config, plan, self.network, rank=rank)
+        self.method = self._method_class(config, plan, self.network, rank)
         self.maker = self._build_maker(reference)
         self.watch = NonFiniteWatch(self.device)
         self.watch.guard(self.optimizer)
@@ -92,9 +93,9 @@ class Trainer:
             model.projector,
             head=model.head,
             norm=model.projector_norm,
-            last_norm=self.config.objective.method == "simsiam",
+            last_norm=self._method_class.standardises_output,
         )
-        network: nn.Module = TwinNetwork(built, projector, build_head(self.config, plan))
+        network: nn.Module = TwinNetwork(built, projector, self._method_class.head(self.config, plan))
         if plan.world_size > 1:
             network = synchronise_norms(network, plan.device)
         if plan.device == "cpu" and plan.precision == "bfloat16":

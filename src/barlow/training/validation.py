@@ -15,8 +15,8 @@ from barlow.diagnostics import distinct_share, health
 from barlow.evaluation import extract, knn_accuracy
 from barlow.evaluation.knn import TEMPERATURE, K
 from barlow.models import Encoder
+from barlow.models.network import autocast
 from barlow.objectives import BarlowTwinsLoss
-from barlow.training.network import autocast
 from barlow.training.trainer import Trainer
 
 Ints = NDArray[np.int64]

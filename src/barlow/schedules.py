@@ -1,4 +1,4 @@
-"""Learning rates as pure functions of the step and of the global batch."""
+"""Learning rates and decays as pure functions of the step and of the global batch."""
 
 import math
 
@@ -25,11 +25,6 @@ def warmup_cosine(step: int, *, total: int, warmup: int, floor: float = 0.001) -
     return q + floor * (1 - q)
 
 
-def constant(step: int) -> float:
-    """Multiplier of the learning rate: 1 at every step."""
-    return 1.0
-
-
 def scaled_lr(base: float, global_batch: int) -> float:
     """The linear scaling rule: `base` per 256 images, times the images per step over all ranks."""
     return base * _positive(global_batch) / REFERENCE_BATCH
@@ -41,7 +36,7 @@ def lars_lr(global_batch: int) -> float:
     return float(np.interp(math.log2(_positive(global_batch)), batches, list(LARS_LR.values())))
 
 
-def cosine_ema_decay(step: int, *, total: int, base: float) -> float:
+def cosine_decay(step: int, *, total: int, base: float) -> float:
     """Decay of a target network: `base` at step 0, 1 at `total`, by a half cosine (BYOL, arXiv 2006.07733, 3.2)."""
     return 1 - (1 - base) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, total))))
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from barlow.training.network import TwinNetwork, autocast
+from barlow.models.network import TwinNetwork, autocast
+from barlow.plan import Plan
 
 
 class Target(nn.Module):
@@ -39,6 +40,11 @@ class Target(nn.Module):
         change = torch._foreach_sub([theirs[name] for name in named], list(named.values()))
         torch._foreach_mul_(change, (1 - decay) * (skip == 0))
         torch._foreach_add_(list(named.values()), change)
+
+
+def projecting_target(network: TwinNetwork, plan: Plan) -> Target:
+    """A slow copy of encoder and projector, without the head."""
+    return Target(TwinNetwork(network.encoder, network.projector), plan.device, plan.precision)
 
 
 class Queue(nn.Module):

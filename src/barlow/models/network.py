@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_input
 
 from barlow.models import Encoder
 
@@ -83,7 +84,7 @@ class _SmallMapConv(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = torch.nn.grad.conv2d_input(x.shape, weight.to(x.dtype), grad, stride=ctx.stride, padding=1)
+            grad_x = conv2d_input(x.shape, weight.to(x.dtype), grad, ctx.stride, 1)  # type: ignore[no-untyped-call]
         height, width = (side * ctx.stride for side in grad.shape[-2:])
         padded = nn.functional.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))  # [B, h + 2, w + 2, C_in]
         outputs = grad.permute(0, 2, 3, 1).flatten(0, 2).mT  # [C_out, B h' w']
@@ -92,7 +93,7 @@ class _SmallMapConv(torch.autograd.Function):
             for i in range(3)
             for j in range(3)
         ]
-        return grad_x, torch.stack(taps, dim=-1).unflatten(-1, (3, 3)).to(weight.dtype), None
+        return grad_x, torch.stack(taps, dim=-1).view_as(weight).to(weight.dtype), None
 
 
 def _meets_no_pixel(n: int, kernel: int, stride: int, padding: int, dilation: int) -> bool:

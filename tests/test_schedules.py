@@ -5,10 +5,9 @@ import math
 import pytest
 
 from barlow.errors import InputError
-from barlow.training.schedules import (
+from barlow.schedules import (
     LARS_LR,
-    constant,
-    cosine_ema_decay,
+    cosine_decay,
     lars_lr,
     scaled_lr,
     warmup_cosine,
@@ -43,10 +42,6 @@ def test_a_run_shorter_than_its_warm_up_only_rises() -> None:
     assert warmup_cosine(8, total=8, warmup=8) == 1.0
 
 
-def test_constant_is_one() -> None:
-    assert constant(0) == constant(10**9) == 1.0
-
-
 def test_official_imagenet_rate_is_recovered() -> None:
     assert scaled_lr(lars_lr(2048), 2048) == pytest.approx(1.6)
 
@@ -69,5 +64,5 @@ def test_an_empty_global_batch_is_refused() -> None:
 
 
 def test_ema_decay_rises_from_base_to_one() -> None:
-    decays = [cosine_ema_decay(s, total=100, base=0.99) for s in (0, 50, 100, 200)]
+    decays = [cosine_decay(s, total=100, base=0.99) for s in (0, 50, 100, 200)]
     assert decays == pytest.approx([0.99, 0.995, 1.0, 1.0])

@@ -18,9 +18,10 @@ from barlow.data import Description, Source, describe, holdout_split
 from barlow.data.memory import available_processors
 from barlow.devices import has_fast_bfloat16, known_device
 from barlow.errors import InputError
+from barlow.methods import check_options, method_class
 from barlow.models import Preprocess
 from barlow.records import typed
-from barlow.training.schedules import LARS_BIAS_LR, REFERENCE_BATCH, lars_lr, scaled_lr
+from barlow.schedules import LARS_BIAS_LR, REFERENCE_BATCH, lars_lr, scaled_lr
 from barlow.views import Recipe, get_recipe, recipe_from_toml
 
 SMALLEST_VIEW = 16  # below this, four stages of stride 2 leave nothing
@@ -30,9 +31,6 @@ NARROW = 2048  # up to this width the released Mixed Barlow Twins' 1/128 is used
 MOST_NOISE = 1 / 32  # lambda D / N: what N samples leave of correlations that are truly 0, against the diagonal's D
 ENCODERS = {"image": "resnet18", "signal": "resnet1d", "table": "mlp"}
 MOST_WORKERS = 16  # processes per rank; more only take memory
-ADAPTIVE_LR = 0.01  # AdamW, Adam; peak rate for a batch of 256, as the released Mixed Barlow Twins
-# SimSiam has no slow network to hold its targets: at the others' rate it comes close to constant embeddings.
-ADAPTIVE_LR_OF = {"simsiam": 0.002}
 SGD_LR = 0.05
 MUON_LR = 0.06  # for a batch of 256; every singular value of a step is about 1, so one rate serves all widths
 
@@ -94,6 +92,7 @@ def make_plan(config: PretrainConfig, source: Source, *, world_size: int = 1, lo
     Raises InputError when the batch does not divide over the ranks or is larger than what there is to train on,
     or when a given mean, std, recipe or device does not fit.
     """
+    check_options(config)
     about = describe(source, seed=config.training.seed)
     train, held = split_indices(config, source)
     batch = config.training.batch_size
@@ -207,7 +206,7 @@ def choose_lr(config: PretrainConfig) -> tuple[float, float]:
     if given.optimizer == "lars":
         base, biases = lars_lr(batch), LARS_BIAS_LR
     else:
-        base = SGD_LR if given.optimizer == "sgd" else ADAPTIVE_LR_OF.get(config.objective.method, ADAPTIVE_LR)
+        base = SGD_LR if given.optimizer == "sgd" else method_class(config.objective.method).adaptive_lr
         biases = given.lr if given.lr is not None else base
     base = given.lr if given.lr is not None else base
     biases = given.lr_biases if given.lr_biases is not None else biases
