@@ -1,6 +1,8 @@
 """The page in a real browser: no errors, no requests, and the map answers to mouse and keyboard."""
 
 import dataclasses
+import io
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from barlow.report import read_gallery, write_report
-from barlow.report.gallery import write_gallery
+from barlow.report.gallery import jpeg, write_gallery
 from barlow.run import Run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
@@ -189,6 +192,7 @@ def test_fifty_thousand_points_are_searched_in_a_frame(
         "labels": rng.integers(0, 3, n),
         "neighbours": rng.integers(0, n, (n, 12)).astype(np.int32),
         "cosines": rng.random((n, 12), dtype=np.float32),
+        "features": np.ones((n, 2), np.float16),
         "atlas": small.arrays["atlas"],
     }
     keys = tuple(f"{i}.png" for i in range(n))
@@ -204,3 +208,44 @@ def test_fifty_thousand_points_are_searched_in_a_frame(
       return times.sort((a, b) => a - b)[15];
     }"""
     assert page.evaluate(moves) < 100
+
+
+def test_four_thousand_thumbnails_of_real_size_are_painted(
+    make_run: MakeRun, open_page: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Green noise of 56 pixels a side makes an atlas of several megabytes, which Chromium shows none of at once."""
+    run, n, side, columns = make_run(), 4000, 56, 64
+    small = read_gallery(run.path)
+    assert small is not None
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 90, (math.ceil(n / columns) * side, columns * side, 3), dtype=np.uint8)
+    pixels[..., 1] += 160
+    arrays: dict[str, np.ndarray] = {
+        "coords": rng.random((n, 2), dtype=np.float32),
+        "labels": np.zeros(n, np.int64),
+        "neighbours": rng.integers(0, n, (n, 12)).astype(np.int32),
+        "cosines": rng.random((n, 12), dtype=np.float32),
+        "features": np.ones((n, 2), np.float16),
+        "atlas": np.frombuffer(jpeg(pixels), np.uint8),
+    }
+    assert len(arrays["atlas"]) > 4_000_000
+    keys = tuple(f"{i}.png" for i in range(n))
+    large = {"keys": keys, "total": n, "thumb": side, "columns": columns, "queries": (n - 1, 0, 1999)}
+    write_gallery(dataclasses.replace(small, arrays=arrays, **large), run.path)
+    page = open_page(write_report([run], tmp_path / "page.html"))
+
+    def green(element: Any) -> float:
+        shown = np.asarray(Image.open(io.BytesIO(element.screenshot())).convert("RGB"), np.int64)
+        return float(((shown[..., 1] > 130) & (shown[..., 0] < 120) & (shown[..., 2] < 120)).mean())
+
+    for query in page.locator(".strip button:first-child").all():
+        assert green(query) > 0.9
+    lone = most_isolated(arrays["coords"])
+    page.mouse.move(*point_on_screen(page, run, lone))
+    assert green(page.locator("#tip .thumb")) > 0.9
+    canvas = page.locator("canvas")
+    canvas.focus()
+    for _ in range(6):
+        page.keyboard.press("+")
+    page.wait_for_timeout(300)
+    assert green(canvas) > 0.05  # some fourteen pictures of 64 pixels a side; dots are blue

@@ -149,7 +149,7 @@ def make_gallery(
     if maker is not None and encoder.preprocess is not None and source.kind == "image":
         views = _views(source, maker, features.ids, seed, encoder.preprocess)
     if views is not None:
-        arrays["views"] = _jpeg(_tile(list(views.flatten(0, 1)), views.shape[1]))
+        arrays["views"] = _stored(jpeg(_tile(list(views.flatten(0, 1)), views.shape[1])))
     by_density = np.argsort(cosines[:, -1], kind="stable")
     gallery = Gallery(
         data=source.name,
@@ -275,7 +275,7 @@ def _displayable(images: Tensor) -> Tensor:
 def _atlas(pictures: Tensor) -> tuple[npt.NDArray[np.uint8], int]:
     side = pictures.shape[-1]
     columns = min(math.ceil(math.sqrt(len(pictures))), ATLAS_SIDE // side)
-    return _jpeg(_tile(list(pictures), columns)), columns
+    return _stored(jpeg(_tile(list(pictures), columns))), columns
 
 
 def _tile(pictures: Sequence[Tensor], columns: int) -> npt.NDArray[np.uint8]:
@@ -287,10 +287,15 @@ def _tile(pictures: Sequence[Tensor], columns: int) -> npt.NDArray[np.uint8]:
     return sheet.reshape(rows * side, columns * side, 3)
 
 
-def _jpeg(sheet: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def jpeg(pixels: npt.NDArray[np.uint8], quality: int = 85) -> bytes:
+    """A picture `[H, W, 3]` as JPEG with colours in full resolution, so that neighbours do not bleed."""
     stream = io.BytesIO()
-    Image.fromarray(sheet).save(stream, "JPEG", quality=85, subsampling=0)
-    return np.frombuffer(stream.getvalue(), np.uint8)
+    Image.fromarray(pixels).save(stream, "JPEG", quality=quality, subsampling=0)
+    return stream.getvalue()
+
+
+def _stored(picture: bytes) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(picture, np.uint8)
 
 
 def _views(source: Source, maker: "ViewMaker", ids: Ints, seed: int, shown: Preprocess) -> Tensor:

@@ -139,7 +139,7 @@
       this.buildIndex();
       this.legend();
       this.listen();
-      this.loadSheet();
+      this.loadSheets();
     }
 
     showAll() { this.scale = 1; this.x = this.wide / 2; this.y = this.high / 2; }
@@ -163,13 +163,25 @@
       return clamp(y) * 64 + clamp(x);
     }
 
-    loadSheet() {
-      const address = getComputedStyle(this.holder).getPropertyValue("--atlas").trim();
-      if (!this.data.thumb || !address) return;
+    loadSheets() { // the pictures that stand in the style of the page, once more for drawing
+      this.sheets = [];
+      if (!this.data.thumb) return;
       if (this.data.thumb <= 32) this.holder.classList.add("small");
-      this.sheet = new Image();
-      this.sheet.onload = () => this.redraw();
-      this.sheet.src = address.replace(/^url\(["']?|["']?\)$/g, "");
+      const count = Math.ceil(Math.ceil(this.data.n / this.data.columns) / this.data.rows);
+      for (let i = 0; i < count; i++) {
+        const styled = make("i", "", "sheet" + i);
+        this.holder.append(styled);
+        const sheet = new Image();
+        sheet.onload = () => this.later();
+        sheet.src = getComputedStyle(styled).backgroundImage.replace(/^url\(["']?|["']?\)$/g, "");
+        styled.remove();
+        this.sheets.push(sheet);
+      }
+    }
+
+    tile(i) { // sheet, column and row of a thumbnail
+      const row = Math.floor(i / this.data.columns);
+      return [Math.floor(row / this.data.rows), i % this.data.columns, row % this.data.rows];
     }
 
     name(i) {
@@ -234,7 +246,7 @@
       pen.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
       pen.clearRect(0, 0, this.width, this.height);
       const seen = this.visible();
-      const pictures = this.sheet && this.sheet.complete && seen.count * 700 < this.width * this.height;
+      const pictures = this.sheets.length && this.sheets.every((sheet) => sheet.complete) && seen.count * 700 < this.width * this.height;
       for (const [label, points] of this.groups) {
         const faded = this.only >= 0 && label !== this.only;
         if (pictures && !faded) continue;
@@ -283,7 +295,8 @@
     picture(pen, i, x, y, side) {
       const t = this.data.thumb;
       pen.imageSmoothingEnabled = t > 32;
-      pen.drawImage(this.sheet, (i % this.data.columns) * t, Math.floor(i / this.data.columns) * t, t, t, x, y, side, side);
+      const [sheet, column, row] = this.tile(i);
+      pen.drawImage(this.sheets[sheet], column * t, row * t, t, t, x, y, side, side);
     }
 
     mark() { // the still picture with the marks of choice and pointer on it
@@ -324,10 +337,11 @@
     near(i) { return this.neighbours.subarray(i * this.data.k, (i + 1) * this.data.k); }
 
     thumb(i) {
-      const element = make("button", "", "thumb" + (this.data.thumb <= 32 ? " small" : ""));
+      const [sheet, column, row] = this.tile(i);
+      const element = make("button", "", `thumb sheet${sheet}` + (this.data.thumb <= 32 ? " small" : ""));
       element.type = "button";
-      element.style.setProperty("--x", i % this.data.columns);
-      element.style.setProperty("--y", Math.floor(i / this.data.columns));
+      element.style.setProperty("--x", column);
+      element.style.setProperty("--y", row);
       element.title = this.name(i);
       element.setAttribute("aria-label", this.name(i));
       return element;

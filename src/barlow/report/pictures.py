@@ -1,35 +1,67 @@
 """The parts of the page that show images: the map, neighbours, the typical, the unusual, doubles, sample views."""
 
 import base64
+import io
+import math
 from collections.abc import Iterator, Sequence
 from shlex import quote
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from PIL import Image
 
 from barlow.report.charts import data_address
 from barlow.report.evidence import absent
-from barlow.report.gallery import Gallery
+from barlow.report.gallery import Gallery, jpeg
 from barlow.report.markup import Markup, join, tag
 from barlow.report.story import Story
 
 SHOWN_NEIGHBOURS = 12
+MOST_SHEET_BYTES = 750_000  # 1 MB as a data address; Chromium shows nothing from about 2 MB on
 
 
 def atlas_style(stories: Sequence[Story]) -> str:
-    """CSS that gives every gallery its sheet of thumbnails; equal sheets are stored once."""
-    sheets: dict[bytes, str] = {}
+    """CSS that gives every gallery its sheets of thumbnails; equal sheets are stored once.
+
+    Browsers drop an address of some megabytes, silently, and much smaller ones in custom properties: so the
+    thumbnails are spread over several sheets, each the background of a rule of its own.
+    """
+    users: dict[bytes, list[str]] = {}
     rules = []
     for place, story in enumerate(stories):
-        if story.gallery is None or "atlas" not in story.gallery.arrays:
-            continue
-        content = story.gallery.arrays["atlas"].tobytes()
-        name = sheets.setdefault(content, f"--sheet-{len(sheets)}")
-        rules.append(
-            f".g{place}{{--atlas:var({name});--cols:{story.gallery.columns};--native:{story.gallery.thumb}px}}"
-        )
-    shared = ";".join(f"{name}:url({data_address(content, 'image/jpeg')})" for content, name in sheets.items())
-    return f":root{{{shared}}}" + "".join(rules)
+        if story.gallery is not None and story.gallery.thumb:
+            rules.append(f".g{place}{{--cols:{story.gallery.columns}}}")
+            for number, content in enumerate(_sheets(story.gallery)):
+                users.setdefault(content, []).append(f".g{place} .sheet{number}")
+    for content, selectors in users.items():
+        rules.append(f"{','.join(selectors)}{{background-image:url({data_address(content, 'image/jpeg')})}}")
+    return "".join(rules)
+
+
+def _sheet_rows(gallery: Gallery) -> int:
+    """Rows of thumbnails on a sheet: half of MOST_SHEET_BYTES on average, since some rows hold more detail."""
+    rows, size = math.ceil(len(gallery.keys) / gallery.columns), len(gallery.arrays["atlas"])
+    return rows if size <= MOST_SHEET_BYTES else max(1, rows * MOST_SHEET_BYTES // (2 * size))
+
+
+def _sheets(gallery: Gallery) -> list[bytes]:
+    """The atlas as JPEGs of `_sheet_rows` rows."""
+    atlas = gallery.arrays["atlas"].tobytes()
+    if len(atlas) <= MOST_SHEET_BYTES:
+        return [atlas]
+    pixels, height = np.asarray(Image.open(io.BytesIO(atlas))), _sheet_rows(gallery) * gallery.thumb
+    return [_small_jpeg(pixels[top : top + height]) for top in range(0, len(pixels), height)]
+
+
+def _small_jpeg(pixels: npt.NDArray[np.uint8]) -> bytes:
+    """At most MOST_SHEET_BYTES, at the cost of quality where it must be: of noise, for example."""
+    content = b""
+    for quality in (85, 60, 30, 10):
+        content = jpeg(pixels, quality)
+        if len(content) <= MOST_SHEET_BYTES:
+            break
+    return content
 
 
 def gallery_data(stories: Sequence[Story]) -> list[dict[str, Any] | None]:
@@ -50,6 +82,7 @@ def _numbers(gallery: Gallery) -> dict[str, Any]:
         "classes": gallery.classes,
         "thumb": gallery.thumb,
         "columns": gallery.columns,
+        "rows": _sheet_rows(gallery) if gallery.thumb else 0,
     }
 
 
@@ -141,14 +174,15 @@ def _strip(gallery: Gallery, place: int, query: int) -> Markup:
 
 def thumb(gallery: Gallery, place: int, point: int, other: bool = False) -> Markup:
     """One thumbnail as a button that shows the image on the map. `other`: of another class than was asked for."""
-    y, x = divmod(point, gallery.columns)
+    row, column = divmod(point, gallery.columns)
+    sheet, row_on_sheet = divmod(row, _sheet_rows(gallery))
     name = title(gallery, point)
-    look = "thumb other" if other else "thumb"
+    look = f"thumb sheet{sheet}" + (" other" if other else "")
     return tag(
         "button",
         type="button",
         class_=look,
-        style=f"--x:{x};--y:{y}",
+        style=f"--x:{column};--y:{row_on_sheet}",
         title=name,
         aria_label=name,
         data_gallery=place,
