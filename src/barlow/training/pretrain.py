@@ -283,7 +283,7 @@ class _Session:
         for shape in sorted(set(shapes)):
             try:
                 with torch.no_grad(), eval_mode(encoder):
-                    encoder(torch.zeros(1, *shape, device=self.trainer.device))
+                    encoder(next(encoder.parameters()).new_zeros(1, *shape))
             except Exception as error:
                 if is_out_of_memory(error):
                     raise
