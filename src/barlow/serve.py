@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import torch
+from markupsafe import Markup
 from PIL import Image
 
 from barlow.data import CorruptSample
@@ -24,13 +25,13 @@ from barlow.errors import InputError
 from barlow.evaluation.bank import Bank
 from barlow.files import read_json
 from barlow.models import Encoder
+from barlow.numbers import amount, is_percent
 from barlow.report.charts import data_address
 from barlow.report.gallery import FACTS as GALLERY
 from barlow.report.gallery import Gallery, read_gallery
-from barlow.report.markup import Markup, escape
-from barlow.report.page import MOST_RUNS, fill, render, script_source, template
+from barlow.report.page import MOST_RUNS, PAGES, file, render, script_source
 from barlow.report.pictures import title
-from barlow.report.story import amount, best_evaluation, is_percent, protocol_name, read_story
+from barlow.report.record import best_evaluation, protocol_name, read_record
 from barlow.run import CONFIG, Run
 
 try:
@@ -187,15 +188,14 @@ def _thumbnail(gallery: Gallery, sheet: Image.Image | None, point: int) -> str:
 
 def start_page(root: Path) -> str:
     """The list of runs and the search; the page asks for the rest."""
-    parts = {
-        "title": escape(root.resolve().name),
-        "folder": escape(shlex.quote(str(root))),
-        "most_runs": escape(MOST_RUNS),
-        "most_bytes": escape(MOST_BYTES),
-        "style": Markup(template("page.css")),
-        "script": Markup(template("serve.js")),
-    }
-    return fill(template("serve.html"), parts)
+    return PAGES.get_template("serve.html").render(
+        title=root.resolve().name,
+        folder=shlex.quote(str(root)),
+        most_runs=MOST_RUNS,
+        most_bytes=MOST_BYTES,
+        style=Markup(file("page.css")),
+        script=Markup(file("serve.js")),
+    )
 
 
 def make_app(root: Path, *, local: bool = True) -> Starlette:
@@ -214,14 +214,14 @@ def make_app(root: Path, *, local: bool = True) -> Starlette:
         return [runs[name] for name in names]
 
     def start(request: Request) -> Response:
-        policy = f"{POLICY}; script-src {script_source(template('serve.js'))}"
+        policy = f"{POLICY}; script-src {script_source(file('serve.js'))}"
         return HTMLResponse(start_page(root), headers={"Content-Security-Policy": policy})
 
     def list_runs(request: Request) -> Response:
         return JSONResponse([summary(name, run, root) for name, run in find_runs(root).items()])
 
     def report(request: Request) -> Response:
-        page = render([read_story(run, colour) for colour, run in enumerate(named_runs(request, MOST_RUNS))])
+        page = render([read_record(run, colour) for colour, run in enumerate(named_runs(request, MOST_RUNS))])
         # the policy of what the page may load and run stands in the page itself
         return HTMLResponse(page, headers={"Content-Security-Policy": "frame-ancestors 'none'"})
 

@@ -230,7 +230,7 @@ def test_four_thousand_thumbnails_of_real_size_are_painted(
     }
     assert len(arrays["atlas"]) > 4_000_000
     keys = tuple(f"{i}.png" for i in range(n))
-    large = {"keys": keys, "total": n, "thumb": side, "columns": columns, "queries": (n - 1, 0, 1999)}
+    large: dict[str, Any] = {"keys": keys, "total": n, "thumb": side, "columns": columns, "queries": (n - 1, 0, 1999)}
     write_gallery(dataclasses.replace(small, arrays=arrays, **large), run.path)
     page = open_page(write_report([run], tmp_path / "page.html"))
 

@@ -9,18 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from barlow.report.charts import (
-    MOST_POINTS,
-    Axis,
-    Estimate,
-    Line,
-    forest,
-    heat_map,
-    line_chart,
-    log_ticks,
-    number,
-    ticks,
-)
+from barlow.numbers import number
+from barlow.report.charts import MOST_POINTS, Axis, Estimate, Line, forest, heat_map, line_chart, log_ticks, ticks
 
 
 @pytest.mark.parametrize(
@@ -82,7 +72,7 @@ def test_values_that_cannot_be_drawn_are_left_out() -> None:
     chart = line_chart([line], x_label="x", y_label="y", summary="s", log_y=True)
     found = re.search(r'data-lines="([^"]*)"', chart)
     assert found is not None
-    assert json.loads(found.group(1).replace("&quot;", '"'))[0]["y"] == [1.0]
+    assert json.loads(found.group(1).replace("&#34;", '"'))[0]["y"] == [1.0]
     empty = line_chart([Line("run", [], [], 0)], x_label="x", y_label="y", summary="s")
     assert "No finite values" in empty
 
@@ -93,7 +83,7 @@ def test_long_curves_are_thinned_to_means_of_runs() -> None:
     chart = line_chart([Line("run", list(range(n)), noise, 0)], x_label="x", y_label="y", summary="s")
     found = re.search(r'data-lines="([^"]*)"', chart)
     assert found is not None
-    values = json.loads(found.group(1).replace("&quot;", '"'))[0]["y"]
+    values = json.loads(found.group(1).replace("&#34;", '"'))[0]["y"]
     assert values == [2.0] * MOST_POINTS
 
 

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from markupsafe import Markup
 from PIL import Image
 
-from barlow.report.markup import Markup, join, tag
+from barlow.numbers import number
+from barlow.report.markup import join, tag
 
 WIDTH, HEIGHT = 460, 250  # user units; the figure scales with its column
 LEFT, RIGHT, TOP, BOTTOM = 50, 14, 12, 36
@@ -70,13 +72,6 @@ class Axis:
 
     def _scale(self, value: float) -> float:
         return math.log10(max(value, 1e-300)) if self.log else value
-
-
-def number(value: float) -> str:
-    """A figure for people: four significant digits, no exponent between a thousandth and a million."""
-    if value == 0 or 1e-3 <= abs(value) < 1e6:
-        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
-    return f"{value:.1e}"
 
 
 def line_chart(

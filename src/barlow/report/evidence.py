@@ -4,25 +4,22 @@ from collections.abc import Mapping, Sequence
 from shlex import quote
 from typing import Any
 
+from markupsafe import Markup
+
 from barlow.evaluation import best_of, compare_scores, protocol_title
 from barlow.evaluation.knn import TEMPERATURE, K
+from barlow.numbers import amount, duration, flat, heading, is_percent, number, span
 from barlow.records import Evaluation, Score
-from barlow.report.charts import Estimate, Line, forest, line_chart, number
-from barlow.report.markup import Markup, join, tag
-from barlow.report.story import (
+from barlow.report.charts import Estimate, Line, forest, line_chart
+from barlow.report.markup import join, tag
+from barlow.report.record import (
     BASELINES,
-    Story,
-    amount,
+    RunRecord,
     best_evaluation,
-    duration,
-    flat,
-    heading,
-    is_percent,
     outcome,
     protocol_name,
     protocol_order,
     series,
-    span,
     training_lines,
 )
 from barlow.tables import BOLD, INTERVALS
@@ -37,11 +34,11 @@ def absent(what: str, command: str) -> Markup:
     return tag("p", what, " ", tag("code", command), " adds it.", class_="absent")
 
 
-def key(stories: Sequence[Story]) -> Markup | None:
+def key(records: Sequence[RunRecord]) -> Markup | None:
     """Which colour is which run; nothing to tell with one run."""
-    if len(stories) < 2:
+    if len(records) < 2:
         return None
-    return tag("p", [tag("span", s.name, class_=f"key s{s.colour}") for s in stories], class_="legend")
+    return tag("p", [tag("span", s.name, class_=f"key s{s.colour}") for s in records], class_="legend")
 
 
 def figure(title: str, picture: Markup, caption: object = None) -> Markup:
@@ -52,9 +49,9 @@ def figure(title: str, picture: Markup, caption: object = None) -> Markup:
     return tag("figure", words, picture, class_="panel")
 
 
-def quality_line(story: Story) -> tuple[str, Markup]:
+def quality_line(record: RunRecord) -> tuple[str, Markup]:
     """(state, one line): the score that counts, with its interval, against the baselines."""
-    e = best_evaluation(story.evaluations)
+    e = best_evaluation(record.evaluations)
     if e is None:
         return "open", Markup("not measured yet")
     state, words = outcome(e)
@@ -64,18 +61,18 @@ def quality_line(story: Story) -> tuple[str, Markup]:
     return state, join([score, f"{interval} {protocol_name(e)} {e['metric']} on {e['data']}: {words}."])
 
 
-def scores(stories: Sequence[Story]) -> Markup:
+def scores(records: Sequence[RunRecord]) -> Markup:
     """The evaluation table and its picture."""
-    rows = sorted({_row(e) for s in stories for e in s.evaluations}, key=_row_order)
+    rows = sorted({_row(e) for s in records for e in s.evaluations}, key=_row_order)
     silent = [
         absent(f"{s.name} has not been evaluated.", f"barlow evaluate {quote(s.path)} --data DATA")
-        for s in stories
+        for s in records
         if not s.evaluations
     ]
     if not rows:
-        return join([silent, knn_over_time(stories)])
-    pair = tag("div", _forest(stories, rows), knn_over_time(stories), class_="grid2")
-    return join([pair, _score_table(stories, rows), _warnings(stories), _protocols(stories), silent])
+        return join([silent, knn_over_time(records)])
+    pair = tag("div", _forest(records, rows), knn_over_time(records), class_="grid2")
+    return join([pair, _score_table(records, rows), _warnings(records), _protocols(records), silent])
 
 
 def _row(e: Evaluation) -> Row:
@@ -86,25 +83,25 @@ def _row_order(row: Row) -> tuple[str, int, Row]:
     return row[1], protocol_order(row[0]), row
 
 
-def _find(story: Story, row: Row) -> Evaluation | None:
-    return next((e for e in story.evaluations if _row(e) == row), None)
+def _find(record: RunRecord, row: Row) -> Evaluation | None:
+    return next((e for e in record.evaluations if _row(e) == row), None)
 
 
-def _baseline(stories: Sequence[Story], row: Row, name: str) -> Score | None:
-    found = (e.get("baselines", {}).get(name) for s in stories if (e := _find(s, row)))
+def _baseline(records: Sequence[RunRecord], row: Row, name: str) -> Score | None:
+    found = (e.get("baselines", {}).get(name) for s in records if (e := _find(s, row)))
     return next((b for b in found if b), None)
 
 
-def _forest(stories: Sequence[Story], rows: Sequence[Row]) -> Markup:
+def _forest(records: Sequence[RunRecord], rows: Sequence[Row]) -> Markup:
     parts = []
     for percent in (True, False):
         chosen = [row for row in rows if is_percent(row[2]) == percent]
         if chosen:
             summary = "Scores with 95% intervals; the numbers are in the table below."
             parts.append(
-                forest([(_row_name(row), _estimates(stories, row)) for row in chosen], summary=summary, percent=percent)
+                forest([(_row_name(row), _estimates(records, row)) for row in chosen], summary=summary, percent=percent)
             )
-    names = [(s.name, f"s{s.colour}") for s in stories] if len(stories) > 1 else [("This encoder", "s0")]
+    names = [(s.name, f"s{s.colour}") for s in records] if len(records) > 1 else [("This encoder", "s0")]
     names += [("Random init", "random"), ("Raw pixels", "pixels")]
     legend = tag("p", [tag("span", name, class_=f"key {mark}") for name, mark in names], class_="legend")
     caption = tag("figcaption", tag("b", "Scores with 95% intervals."))
@@ -119,10 +116,10 @@ def _measure(row: Row) -> str:
     return f"{row[2]}, % on {row[1]}" if is_percent(row[2]) else f"{row[2]} on {row[1]}"
 
 
-def _estimates(stories: Sequence[Story], row: Row) -> list[Estimate]:
-    own = [_estimate(s.name, e, f"s{s.colour}") for s in stories if (e := _find(s, row))]
+def _estimates(records: Sequence[RunRecord], row: Row) -> list[Estimate]:
+    own = [_estimate(s.name, e, f"s{s.colour}") for s in records if (e := _find(s, row))]
     base = [
-        (BASELINES[n], _baseline(stories, row, n), n.partition("-")[2 if n == "raw-pixels" else 0]) for n in BASELINES
+        (BASELINES[n], _baseline(records, row, n), n.partition("-")[2 if n == "raw-pixels" else 0]) for n in BASELINES
     ]
     return own + [_estimate(name, b, mark) for name, b, mark in base if b]
 
@@ -132,18 +129,18 @@ def _estimate(name: str, measured: Evaluation | Score, mark: str) -> Estimate:
     return Estimate(name, measured["value"], low, high, mark)
 
 
-def _score_table(stories: Sequence[Story], rows: Sequence[Row]) -> Markup:
-    heads = ["Protocol", *(s.name for s in stories), *BASELINES.values(), "n"]
+def _score_table(records: Sequence[RunRecord], rows: Sequence[Row]) -> Markup:
+    heads = ["Protocol", *(s.name for s in records), *BASELINES.values(), "n"]
     body = []
     for row in rows:
-        scores = [_find(s, row) for s in stories] + [_baseline(stories, row, name) for name in BASELINES]
+        scores = [_find(s, row) for s in records] + [_baseline(records, row, name) for name in BASELINES]
         best = best_of(scores)
         body.append(
             tag(
                 "tr",
                 tag("th", heading(row[0]), tag("small", _measure(row)), scope="row"),
                 [_cell(score, row[2], strong=place == best) for place, score in enumerate(scores)],
-                tag("td", next(f"{e['n']:,}" for s in stories if (e := _find(s, row))), class_="num"),
+                tag("td", next(f"{e['n']:,}" for s in records if (e := _find(s, row))), class_="num"),
             )
         )
     head = tag(
@@ -151,14 +148,14 @@ def _score_table(stories: Sequence[Story], rows: Sequence[Row]) -> Markup:
     )
     table = tag("table", tag("thead", head), tag("tbody", body))
     scrolled = tag("div", table, class_="scroll", tabindex="0", role="region", aria_label="Evaluation table")
-    return join([scrolled, tag("p", f"{INTERVALS}. {BOLD} in its row."), _paired(stories, rows)])
+    return join([scrolled, tag("p", f"{INTERVALS}. {BOLD} in its row."), _paired(records, rows)])
 
 
-def _paired(stories: Sequence[Story], rows: Sequence[Row]) -> Markup:
+def _paired(records: Sequence[RunRecord], rows: Sequence[Row]) -> Markup:
     """Of every protocol that several runs were scored by, the paired test of each with the best one."""
     lines = []
     for row in rows:
-        scored = sorted(((e["value"], s.name, e) for s in stories if (e := _find(s, row))), key=lambda x: -x[0])
+        scored = sorted(((e["value"], s.name, e) for s in records if (e := _find(s, row))), key=lambda x: -x[0])
         for _, name, other in scored[1:]:
             found = compare_scores(scored[0][2], other)
             if found is not None:
@@ -177,16 +174,16 @@ def _cell(measured: Evaluation | Score | None, metric: str, strong: bool = False
     return tag("td", value, tag("small", span(measured.get("interval"), metric)), spread, class_="num")
 
 
-def _warnings(stories: Sequence[Story]) -> list[Markup]:
+def _warnings(records: Sequence[RunRecord]) -> list[Markup]:
     return [
         tag("p", tag("b", f"{s.name}, {protocol_name(e)}: "), str(warning), class_="warning")
-        for s in stories
+        for s in records
         for e in s.evaluations
         for warning in e.get("warnings", ())
     ]
 
 
-def _protocols(stories: Sequence[Story]) -> Markup:
+def _protocols(records: Sequence[RunRecord]) -> Markup:
     shown = ("baselines", "warnings", "value", "interval", "protocol", "data", "metric", "per_image")
     lists = [
         join(
@@ -195,7 +192,7 @@ def _protocols(stories: Sequence[Story]) -> Markup:
                 facts_list({_spoken(name): v for name, v in flat(e).items() if name.partition(".")[0] not in shown}),
             ]
         )
-        for s in stories
+        for s in records
         for e in s.evaluations
     ]
     return tag("details", tag("summary", "The protocols in full"), lists)
@@ -220,13 +217,13 @@ def _is_long(name: str, value: str) -> bool:
     return len(name) + len(value) > ONE_COLUMN
 
 
-def knn_over_time(stories: Sequence[Story]) -> Markup:
+def knn_over_time(records: Sequence[RunRecord]) -> Markup:
     """k-NN accuracy on the held-out slice, by epoch."""
-    titles = [_validation_title(s) for s in stories]
+    titles = [_validation_title(s) for s in records]
     alike = len(set(titles)) == 1
     title = titles[0] if alike else "k-NN"
-    names = [s.name if alike else f"{s.name}, {own}" for s, own in zip(stories, titles, strict=True)]
-    lines = [series(s, s.validations, "epoch", "knn", name) for s, name in zip(stories, names, strict=True)]
+    names = [s.name if alike else f"{s.name}, {own}" for s, own in zip(records, titles, strict=True)]
+    lines = [series(s, s.validations, "epoch", "knn", name) for s, name in zip(records, names, strict=True)]
     if not any(line.x for line in lines):
         return tag(
             "p", "No k-NN score over time: the training data had no labels for a held-out slice.", class_="absent"
@@ -238,14 +235,14 @@ def knn_over_time(stories: Sequence[Story]) -> Markup:
     return figure(f"{title} accuracy while training,", chart, "% on held-out images.")
 
 
-def _validation_title(story: Story) -> str:
+def _validation_title(record: RunRecord) -> str:
     """The k-NN that a run was validated by; earlier runs, which do not say it, all had the default."""
-    last: dict[str, Any] = next((line for line in reversed(story.validations) if "knn" in line), {})
+    last: dict[str, Any] = next((line for line in reversed(record.validations) if "knn" in line), {})
     k, temperature = last.get("knn_k", K), last.get("knn_temperature", TEMPERATURE)
     return protocol_title("knn", {"k": k, "temperature": temperature})
 
 
-def speed(stories: Sequence[Story]) -> Markup:
+def speed(records: Sequence[RunRecord]) -> Markup:
     """Images per second and the share of time spent waiting for data."""
     panels = []
     for name, title, scale in (
@@ -253,7 +250,7 @@ def speed(stories: Sequence[Story]) -> Markup:
         ("data_wait", "Time waiting for data, %", 100.0),
     ):
         drawn = []
-        for s in stories:
+        for s in records:
             rows, x = training_lines(s)
             line = series(s, rows, x, name, s.name)
             drawn.append(Line(line.name, line.x, [scale * y for y in line.y], line.colour))
@@ -263,14 +260,14 @@ def speed(stories: Sequence[Story]) -> Markup:
                 figure(
                     title,
                     line_chart(
-                        drawn, x_label=training_lines(stories[0])[1], y_label=title, summary=f"{title}: {words}."
+                        drawn, x_label=training_lines(records[0])[1], y_label=title, summary=f"{title}: {words}."
                     ),
                 )
             )
     return tag("div", panels, class_="grid2") if panels else Markup()
 
 
-def took(story: Story) -> str:
+def took(record: RunRecord) -> str:
     """How long the run took, or nothing."""
-    seconds = story.facts.get("wall_s")
+    seconds = record.facts.get("wall_s")
     return f" in {duration(seconds)}" if seconds else ""

@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
-from barlow.report.charts import Line, heat_map, line_chart, number
+from markupsafe import Markup
+
+from barlow.numbers import heading, number, plain
+from barlow.report.charts import Line, heat_map, line_chart
 from barlow.report.evidence import absent, facts_list, figure
-from barlow.report.markup import Markup, join, tag
-from barlow.report.story import Story, heading, plain, series, training_lines
+from barlow.report.markup import join, tag
+from barlow.report.record import RunRecord, series, training_lines
 
 TERMS = {
     "loss": "Loss",
@@ -55,26 +58,26 @@ MEASURES = {
 """Name and reading of every figure of `health.json` that needs no labels (the last: where there are some)."""
 
 
-def verdict_of(story: Story) -> tuple[str, str]:
+def verdict_of(record: RunRecord) -> tuple[str, str]:
     """(state, words) of the run's health."""
-    verdict = story.health.get("verdict")
+    verdict = record.health.get("verdict")
     return (verdict["state"], verdict["text"]) if verdict else ("unknown", "")
 
 
-def verdicts(stories: Sequence[Story]) -> Markup:
+def verdicts(records: Sequence[RunRecord]) -> Markup:
     """The verdict in words, with its evidence."""
-    return join([_verdict(s, named=len(stories) > 1) for s in stories])
+    return join([_verdict(s, named=len(records) > 1) for s in records])
 
 
-def _verdict(story: Story, named: bool) -> Markup:
-    state, words = verdict_of(story)
-    if "verdict" not in story.health:
-        missing = f"No health check of {story.name}: it is made on samples that are held out of training."
+def _verdict(record: RunRecord, named: bool) -> Markup:
+    state, words = verdict_of(record)
+    if "verdict" not in record.health:
+        missing = f"No health check of {record.name}: it is made on samples that are held out of training."
         return absent(missing, "barlow pretrain DATA --out NEW --holdout 0.1")
-    evidence = story.health["verdict"].get("evidence", {})
+    evidence = record.health["verdict"].get("evidence", {})
     return tag(
         "div",
-        tag("p", f"{story.name}. " if named else None, leading(words)),
+        tag("p", f"{record.name}. " if named else None, leading(words)),
         facts_list(
             {FIGURES.get(name, name.replace("_", " ")): _figure_of(name, value) for name, value in evidence.items()}
         ),
@@ -106,22 +109,22 @@ def _figure_of(name: object, value: object) -> str:
     return number(value) if isinstance(value, float | int) else plain(value)
 
 
-def curves(stories: Sequence[Story]) -> Markup:
+def curves(records: Sequence[RunRecord]) -> Markup:
     """Every term of the loss while training, then what was measured on held-out images beside it."""
-    if not any(s.epochs or s.steps for s in stories):
+    if not any(s.epochs or s.steps for s in records):
         return tag("p", "Nothing was logged while training.", class_="absent")
-    return join([_term(stories, name) for name in _terms(stories)] + [_loss_gap(stories), _rank_curve(stories)])
+    return join([_term(records, name) for name in _terms(records)] + [_loss_gap(records), _rank_curve(records)])
 
 
-def _terms(stories: Sequence[Story]) -> list[str]:
+def _terms(records: Sequence[RunRecord]) -> list[str]:
     """The names of the logged terms, of whichever method: those of Barlow Twins first."""
-    logged = dict.fromkeys(name for s in stories for row in training_lines(s)[0] for name in row)
+    logged = dict.fromkeys(name for s in records for row in training_lines(s)[0] for name in row)
     return [name for name in TERMS if name in logged] + [n for n in logged if n not in TERMS and n not in NO_TERMS]
 
 
-def _term(stories: Sequence[Story], name: str) -> Markup:
-    x = "epoch" if all(training_lines(s)[1] == "epoch" for s in stories) else "step"
-    lines = [series(s, s.epochs if x == "epoch" else s.steps, x, name, s.name) for s in stories]
+def _term(records: Sequence[RunRecord], name: str) -> Markup:
+    x = "epoch" if all(training_lines(s)[1] == "epoch" for s in records) else "step"
+    lines = [series(s, s.epochs if x == "epoch" else s.steps, x, name, s.name) for s in records]
     title = TERMS.get(name, f"{heading(name.replace('_', ' '))} term")
     return figure(title, _curves(lines, x, name, f"{title} by {x}"))
 
@@ -133,10 +136,10 @@ def _curves(lines: Sequence[Line], x: str, y: str, title: str) -> Markup:
     return line_chart(lines, x_label=x, y_label=y, summary=f"{title}: {words}.", log_y=positive)
 
 
-def _loss_gap(stories: Sequence[Story]) -> Markup | None:
+def _loss_gap(records: Sequence[RunRecord]) -> Markup | None:
     """Overfitting to see: one objective, the same number of images, half of them never trained on."""
-    trained = [series(s, s.validations, "epoch", "train_loss", f"{s.name}, trained on") for s in stories]
-    held = [series(s, s.validations, "epoch", "heldout_loss", f"{s.name}, held out", dashed=True) for s in stories]
+    trained = [series(s, s.validations, "epoch", "train_loss", f"{s.name}, trained on") for s in records]
+    held = [series(s, s.validations, "epoch", "heldout_loss", f"{s.name}, held out", dashed=True) for s in records]
     if not any(line.x for line in held):
         return None
     caption = (
@@ -146,8 +149,8 @@ def _loss_gap(stories: Sequence[Story]) -> Markup | None:
     return figure("Barlow Twins loss, held out against trained on,", chart, caption)
 
 
-def _rank_curve(stories: Sequence[Story]) -> Markup | None:
-    lines = [series(s, s.validations, "epoch", "rankme", s.name) for s in stories]
+def _rank_curve(records: Sequence[RunRecord]) -> Markup | None:
+    lines = [series(s, s.validations, "epoch", "rankme", s.name) for s in records]
     if not any(line.x for line in lines):
         return None
     words = "; ".join(f"{line.name} ends at {number(line.y[-1])}" for line in lines if line.y)
@@ -155,9 +158,9 @@ def _rank_curve(stories: Sequence[Story]) -> Markup | None:
     return figure("RankMe,", chart, "the effective number of dimensions in use.")
 
 
-def spectrum(stories: Sequence[Story]) -> Markup:
+def spectrum(records: Sequence[RunRecord]) -> Markup:
     """Singular values of the features, largest first."""
-    have = [s for s in stories if s.health.get("spectrum")]
+    have = [s for s in records if s.health.get("spectrum")]
     if not have:
         return Markup()
     lines = [_spectrum_line(s) for s in have]
@@ -173,39 +176,39 @@ def spectrum(stories: Sequence[Story]) -> Markup:
     return figure("Spectrum of the features,", chart, f"relative to the largest singular value, log scales. {ranks}.")
 
 
-def _spectrum_line(story: Story) -> Line:
-    values = story.health["spectrum"]
+def _spectrum_line(record: RunRecord) -> Line:
+    values = record.health["spectrum"]
     largest = max(values[0], 1e-300)
-    return Line(story.name, list(range(1, len(values) + 1)), [v / largest for v in values], story.colour)
+    return Line(record.name, list(range(1, len(values) + 1)), [v / largest for v in values], record.colour)
 
 
-def correlations(stories: Sequence[Story]) -> Markup:
+def correlations(records: Sequence[RunRecord]) -> Markup:
     """The cross-correlation matrix of the two views' embeddings."""
-    have = [s for s in stories if "correlation" in s.health and s.health["correlation"]["matrix"]]
-    return join([_correlation(s, named=len(stories) > 1) for s in have])
+    have = [s for s in records if "correlation" in s.health and s.health["correlation"]["matrix"]]
+    return join([_correlation(s, named=len(records) > 1) for s in have])
 
 
-def _correlation(story: Story, named: bool) -> Markup:
-    found = story.health["correlation"]
+def _correlation(record: RunRecord, named: bool) -> Markup:
+    found = record.health["correlation"]
     matrix = found["matrix"]
     width = found["width"]
     shown = f"{len(matrix)} of {width:,} features" if width > len(matrix) else f"all {width} features"
-    diagonal, rest = (story.health.get(name) for name in ("diagonal", "off_diagonal"))
+    diagonal, rest = (record.health.get(name) for name in ("diagonal", "off_diagonal"))
     means = (
         ""
         if diagonal is None or rest is None
         else f" Mean of the diagonal {diagonal:.3f}, of the rest {rest:.3f} (absolute)."
     )
-    title = "Cross-correlation" + (f" of {story.name}" if named else "") + ","
+    title = "Cross-correlation" + (f" of {record.name}" if named else "") + ","
     caption = f"{shown} of the embedding: red 1, blue \u22121. Barlow Twins wants a red diagonal on empty paper.{means}"
     return figure(title, heat_map(matrix, summary=f"Cross-correlation of two views, {shown}.{means}"), caption)
 
 
-def mixing(stories: Sequence[Story]) -> Markup:
+def mixing(records: Sequence[RunRecord]) -> Markup:
     """How far the embedding of a mixed image is from the mix of the embeddings."""
     lines = [
         _mixing_line(s, part, dashed=part == "projector")
-        for s in stories
+        for s in records
         for part in ("encoder", "projector")
         if _mixes(s, part)
     ]
@@ -226,20 +229,20 @@ def mixing(stories: Sequence[Story]) -> Markup:
     return figure("Do embeddings mix as images do?", chart, caption)
 
 
-def _mixes(story: Story, part: str) -> list[tuple[float, float]]:
+def _mixes(record: RunRecord, part: str) -> list[tuple[float, float]]:
     """(weight, deviation) by weight; those that could not be measured are left out."""
-    found = story.health.get("mixing", {}).get(part) or {}
+    found = record.health.get("mixing", {}).get(part) or {}
     return sorted((float(weight), float(value)) for weight, value in found.items() if value is not None)
 
 
-def _mixing_line(story: Story, part: str, dashed: bool) -> Line:
-    found = _mixes(story, part)
-    return Line(f"{story.name}, {part}", [a for a, _ in found], [d for _, d in found], story.colour, dashed)
+def _mixing_line(record: RunRecord, part: str, dashed: bool) -> Line:
+    found = _mixes(record, part)
+    return Line(f"{record.name}, {part}", [a for a, _ in found], [d for _, d in found], record.colour, dashed)
 
 
-def measures(stories: Sequence[Story]) -> Markup:
+def measures(records: Sequence[RunRecord]) -> Markup:
     """Rank, collapse and geometry: a row per measure, with how to read it."""
-    flat = [s.health | {"class_ratio": s.health.get("class_distances", {}).get("ratio")} for s in stories]
+    flat = [s.health | {"class_ratio": s.health.get("class_distances", {}).get("ratio")} for s in records]
     rows = [
         tag(
             "tr",
@@ -252,6 +255,6 @@ def measures(stories: Sequence[Story]) -> Markup:
     if not rows:
         return Markup()
     head = [tag("th", "Features of held-out images, no labels needed", scope="col")]
-    head += [tag("th", s.name, scope="col", class_="num") for s in stories]
+    head += [tag("th", s.name, scope="col", class_="num") for s in records]
     table = tag("table", tag("thead", tag("tr", head)), tag("tbody", rows))
     return tag("div", table, class_="scroll", tabindex="0", role="region", aria_label="Measures without labels")

@@ -8,17 +8,22 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
 from barlow.errors import InputError
 from barlow.files import COMMENT, write_text
+from barlow.numbers import flat, plain
 from barlow.report import evidence, health, pictures
-from barlow.report.markup import Child, Markup, data_block, escape, join, tag
-from barlow.report.story import Story, flat, method, plain, read_story
+from barlow.report.markup import Child, join, tag
+from barlow.report.record import RunRecord, method, read_record
 
 if TYPE_CHECKING:
     from barlow.run import Run
 
 MOST_RUNS = 8  # as many as there are series colours
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+PAGES = Environment(loader=PackageLoader("barlow.report"), autoescape=True, undefined=StrictUndefined)
 
 
 def write_report(runs: "Sequence[Run]", out: Path) -> Path:
@@ -30,23 +35,22 @@ def write_report(runs: "Sequence[Run]", out: Path) -> Path:
     """
     if not 1 <= len(runs) <= MOST_RUNS:
         raise InputError(f"a report shows 1 to {MOST_RUNS} runs, got {len(runs)}; name fewer run folders")
-    page = render([read_story(run, colour) for colour, run in enumerate(runs)])
+    page = render([read_record(run, colour) for colour, run in enumerate(runs)])
     write_text(out, page + COMMENT)
     return out
 
 
-def render(stories: Sequence[Story]) -> str:
+def render(records: Sequence[RunRecord]) -> str:
     """The page. Its security policy lets nothing run but the page's own script, and nothing load from anywhere."""
-    script = template("page.js")
-    parts = {
-        "title": escape(" · ".join(s.name for s in stories)),
-        "policy": escape(f"{POLICY}; script-src {script_source(script)}"),
-        "style": Markup(template("page.css") + pictures.atlas_style(stories)),
-        "body": _body(stories),
-        "data": data_block("galleries", pictures.gallery_data(stories)),
-        "script": Markup(script),
-    }
-    return fill(template("page.html"), parts)
+    script = file("page.js")
+    return PAGES.get_template("page.html").render(
+        title=" · ".join(record.name for record in records),
+        policy=f"{POLICY}; script-src {script_source(script)}",
+        style=Markup(file("page.css") + pictures.atlas_style(records)),
+        body=_body(records),
+        galleries=pictures.gallery_data(records),
+        script=Markup(script),
+    )
 
 
 def script_source(script: str) -> str:
@@ -54,115 +58,108 @@ def script_source(script: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
-def template(name: str) -> str:
-    """A file of this package as text."""
+def file(name: str) -> str:
+    """A style or a script of this package."""
     return resources.files("barlow.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def fill(text: str, parts: Mapping[str, Markup]) -> str:
-    """Put each part at its `{{name}}`; one pass, so that nothing in a part is taken for a place."""
-    first, *rest = text.split("{{")
-    filled = [parts[name] + tail for name, _, tail in (piece.partition("}}") for piece in rest)]
-    return first + "".join(filled)
+def _body(records: Sequence[RunRecord]) -> Markup:
+    return join([_head(records), _good(records), _healthy(records), _trained(records), _foot()])
 
 
-def _body(stories: Sequence[Story]) -> Markup:
-    return join([_head(stories), _good(stories), _healthy(stories), _trained(stories), _foot()])
-
-
-def _head(stories: Sequence[Story]) -> Markup:
-    rows = [_in_short(s, named=len(stories) > 1) for s in stories]
+def _head(records: Sequence[RunRecord]) -> Markup:
+    rows = [_in_short(s, named=len(records) > 1) for s in records]
     contents = [("good", "Is it good?"), ("healthy", "Is it healthy?"), ("trained", "What was trained on what?")]
     links = [tag("a", name, href=f"#{target}") for target, name in contents]
     return tag(
         "header",
         tag("div", tag("span", "barlow report"), tag("nav", links, aria_label="Contents"), class_="top"),
-        tag("h1", f"{len(stories)} runs side by side" if len(stories) > 1 else stories[0].name),
+        tag("h1", f"{len(records)} runs side by side" if len(records) > 1 else records[0].name),
         rows,
     )
 
 
-def _in_short(story: Story, named: bool) -> Markup:
-    state, score = evidence.quality_line(story)
-    verdict, words = health.verdict_of(story)
+def _in_short(record: RunRecord, named: bool) -> Markup:
+    state, score = evidence.quality_line(record)
+    verdict, words = health.verdict_of(record)
     lines = [
         ("Good?", health.tone(state), score),
         ("Healthy?", health.tone(verdict), health.leading(words) if words else Markup("not checked yet")),
-        ("Trained", "", join([_sentence(story)])),
+        ("Trained", "", join([_sentence(record)])),
     ]
     return tag(
         "section",
-        tag("h2", story.name, class_=f"key s{story.colour}") if named else None,
+        tag("h2", record.name, class_=f"key s{record.colour}") if named else None,
         tag(
             "dl", [tag("div", tag("dt", name), tag("dd", words, class_=f"tone {tone}")) for name, tone, words in lines]
         ),
         class_="short",
-        aria_label=f"{story.name} in short",
+        aria_label=f"{record.name} in short",
     )
 
 
-def _sentence(story: Story) -> str:
+def _sentence(record: RunRecord) -> str:
     """What was trained on what, in one sentence."""
-    facts = story.facts
+    facts = record.facts
     images = f"{facts['n']:,} samples" if "n" in facts else "samples"
     data = f" of {facts['data_name']}" if facts.get("data_name") else ""
     size = f", {facts['image_size']} pixels" if facts.get("image_size") else ""
     status = facts.get("status", "unknown")
     ending = "" if status == "finished" else f" Status: {status}."
-    epochs = story.setting("training", "epochs")
-    encoder = (story.encoder and story.encoder["architecture"].get("name")) or story.setting("model", "encoder")
-    return f"{encoder} with {method(story)} on {images}{data}{size}, {epochs} epochs{evidence.took(story)}.{ending}"
+    epochs = record.setting("training", "epochs")
+    encoder = (record.encoder and record.encoder["architecture"].get("name")) or record.setting("model", "encoder")
+    return f"{encoder} with {method(record)} on {images}{data}{size}, {epochs} epochs{evidence.took(record)}.{ending}"
 
 
 def _section(identifier: str, name: str, *parts: Child) -> Markup:
     return tag("section", tag("h2", name), parts, id=identifier)
 
 
-def _good(stories: Sequence[Story]) -> Markup:
+def _good(records: Sequence[RunRecord]) -> Markup:
     return _section(
         "good",
         "Is the encoder good?",
-        evidence.scores(stories),
+        evidence.scores(records),
         tag("h3", "See for yourself"),
-        pictures.maps(stories),
-        pictures.strips(stories),
+        pictures.maps(records),
+        pictures.strips(records),
     )
 
 
-def _healthy(stories: Sequence[Story]) -> Markup:
+def _healthy(records: Sequence[RunRecord]) -> Markup:
     return _section(
         "healthy",
         "Is it healthy?",
-        health.verdicts(stories),
-        evidence.key(stories),
+        health.verdicts(records),
+        evidence.key(records),
         tag(
             "div",
-            health.curves(stories),
-            health.spectrum(stories),
-            health.mixing(stories),
-            health.correlations(stories),
+            health.curves(records),
+            health.spectrum(records),
+            health.mixing(records),
+            health.correlations(records),
             class_="grid2",
         ),
-        health.measures(stories),
+        health.measures(records),
     )
 
 
-def _trained(stories: Sequence[Story]) -> Markup:
+def _trained(records: Sequence[RunRecord]) -> Markup:
     return _section(
         "trained",
         "What was trained on what?",
-        [tag("p", tag("b", f"{s.name}: ") if len(stories) > 1 else None, _sentence(s)) for s in stories],
-        pictures.views(stories),
-        pictures.curiosities(stories),
-        evidence.speed(stories),
-        _comparison("Settings", [flat(s.config) for s in stories], stories),
+        [tag("p", tag("b", f"{s.name}: ") if len(records) > 1 else None, _sentence(s)) for s in records],
+        pictures.views(records),
+        pictures.curiosities(records),
+        evidence.speed(records),
+        _comparison("Settings", [flat(s.config) for s in records], records),
         _comparison(
-            "Data, views, encoder, environment", [flat(s.facts) | flat(s.encoder or {}) for s in stories], stories
+            "Data, views, encoder, environment", [flat(s.facts) | flat(s.encoder or {}) for s in records], records
         ),
     )
 
 
-def _comparison(name: str, columns: Sequence[Mapping[str, Any]], stories: Sequence[Story]) -> Markup:
+def _comparison(name: str, columns: Sequence[Mapping[str, Any]], records: Sequence[RunRecord]) -> Markup:
     """One row per setting, one column per run; rows in which the runs differ stand out and come first."""
     names = list(dict.fromkeys(key for column in columns for key in column))
     if not names:
@@ -178,11 +175,11 @@ def _comparison(name: str, columns: Sequence[Mapping[str, Any]], stories: Sequen
         )
         for key in order
     ]
-    head = tag("thead", tag("tr", tag("th", "Name", scope="col"), [tag("th", s.name, scope="col") for s in stories]))
+    head = tag("thead", tag("tr", tag("th", "Name", scope="col"), [tag("th", s.name, scope="col") for s in records]))
     table = tag(
         "div", tag("table", head, tag("tbody", rows)), class_="scroll", tabindex="0", role="region", aria_label=name
     )
-    note = f" ({len(differ)} differ)" if len(stories) > 1 else f" ({len(names)})"
+    note = f" ({len(differ)} differ)" if len(records) > 1 else f" ({len(names)})"
     return tag("details", tag("summary", name, tag("small", note)), table)
 
 

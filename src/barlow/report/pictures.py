@@ -9,19 +9,20 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from markupsafe import Markup
 from PIL import Image
 
 from barlow.report.charts import data_address
 from barlow.report.evidence import absent
 from barlow.report.gallery import Gallery, jpeg
-from barlow.report.markup import Markup, join, tag
-from barlow.report.story import Story
+from barlow.report.markup import join, tag
+from barlow.report.record import RunRecord
 
 SHOWN_NEIGHBOURS = 12
 MOST_SHEET_BYTES = 750_000  # 1 MB as a data address; Chromium shows nothing from about 2 MB on
 
 
-def atlas_style(stories: Sequence[Story]) -> str:
+def atlas_style(records: Sequence[RunRecord]) -> str:
     """CSS that gives every gallery its sheets of thumbnails; equal sheets are stored once.
 
     Browsers drop an address of some megabytes, silently, and much smaller ones in custom properties: so the
@@ -29,10 +30,10 @@ def atlas_style(stories: Sequence[Story]) -> str:
     """
     users: dict[bytes, list[str]] = {}
     rules = []
-    for place, story in enumerate(stories):
-        if story.gallery is not None and story.gallery.thumb:
-            rules.append(f".g{place}{{--cols:{story.gallery.columns}}}")
-            for number, content in enumerate(_sheets(story.gallery)):
+    for place, record in enumerate(records):
+        if record.gallery is not None and record.gallery.thumb:
+            rules.append(f".g{place}{{--cols:{record.gallery.columns}}}")
+            for number, content in enumerate(_sheets(record.gallery)):
                 users.setdefault(content, []).append(f".g{place} .sheet{number}")
     for content, selectors in users.items():
         rules.append(f"{','.join(selectors)}{{background-image:url({data_address(content, 'image/jpeg')})}}")
@@ -64,9 +65,9 @@ def _small_jpeg(pixels: npt.NDArray[np.uint8]) -> bytes:
     return content
 
 
-def gallery_data(stories: Sequence[Story]) -> list[dict[str, Any] | None]:
+def gallery_data(records: Sequence[RunRecord]) -> list[dict[str, Any] | None]:
     """What the page's script needs to draw the maps; one entry per run."""
-    return [None if s.gallery is None else _numbers(s.gallery) for s in stories]
+    return [None if s.gallery is None else _numbers(s.gallery) for s in records]
 
 
 def _numbers(gallery: Gallery) -> dict[str, Any]:
@@ -91,23 +92,23 @@ def _base64(values: Any, kind: type) -> str:
     return base64.b64encode(little.tobytes()).decode()
 
 
-def _pictured(stories: Sequence[Story]) -> Iterator[tuple[int, str, Gallery]]:
+def _pictured(records: Sequence[RunRecord]) -> Iterator[tuple[int, str, Gallery]]:
     """(place, name when there are several, gallery) of every run with thumbnails."""
-    for place, story in enumerate(stories):
-        if story.gallery is not None and story.gallery.thumb:
-            yield place, story.name if len(stories) > 1 else "", story.gallery
+    for place, record in enumerate(records):
+        if record.gallery is not None and record.gallery.thumb:
+            yield place, record.name if len(records) > 1 else "", record.gallery
 
 
-def maps(stories: Sequence[Story]) -> Markup:
+def maps(records: Sequence[RunRecord]) -> Markup:
     """The interactive map of each run."""
-    parts = [_map(s, place, named=len(stories) > 1) for place, s in enumerate(stories)]
+    parts = [_map(s, place, named=len(records) > 1) for place, s in enumerate(records)]
     return tag("div", parts, class_="maps")
 
 
-def _map(story: Story, place: int, named: bool) -> Markup:
-    gallery = story.gallery
+def _map(record: RunRecord, place: int, named: bool) -> Markup:
+    gallery = record.gallery
     if gallery is None:
-        return absent(f"No pictures of {story.name}.", f"barlow report {quote(story.path)} --data DATA")
+        return absent(f"No pictures of {record.name}.", f"barlow report {quote(record.path)} --data DATA")
     shown = f"{len(gallery.keys):,}" + (f" of {gallery.total:,}" if gallery.total > len(gallery.keys) else "")
     how = (
         f"{shown} images of {gallery.data} by their features ({gallery.layout}). Near means alike to the encoder; "
@@ -126,7 +127,7 @@ def _map(story: Story, place: int, named: bool) -> Markup:
         "figure",
         tag(
             "figcaption",
-            tag("b", f"Map of {story.name}. " if named else "Map. "),
+            tag("b", f"Map of {record.name}. " if named else "Map. "),
             how,
             tag("span", use, class_="screen"),
         ),
@@ -140,9 +141,9 @@ def _map(story: Story, place: int, named: bool) -> Markup:
 _ZOOMS = (("+", "in", "Zoom in"), ("\u2212", "out", "Zoom out"), ("○", "all", "Show all"))
 
 
-def strips(stories: Sequence[Story]) -> Markup:
+def strips(records: Sequence[RunRecord]) -> Markup:
     """Random images with their nearest neighbours; the same images are asked in every run that has them."""
-    return tag("div", [_strips(*one) for one in _pictured(stories)], class_="columns")
+    return tag("div", [_strips(*one) for one in _pictured(records)], class_="columns")
 
 
 def _strips(place: int, name: str, gallery: Gallery) -> Markup:
@@ -197,9 +198,9 @@ def title(gallery: Gallery, point: int) -> str:
     return name + gallery.keys[point]
 
 
-def curiosities(stories: Sequence[Story]) -> Markup:
+def curiosities(records: Sequence[RunRecord]) -> Markup:
     """Most typical, most unusual, near-duplicates."""
-    return tag("div", [_curiosities(*one) for one in _pictured(stories)], class_="curiosities")
+    return tag("div", [_curiosities(*one) for one in _pictured(records)], class_="curiosities")
 
 
 def _curiosities(place: int, name: str, gallery: Gallery) -> list[Markup]:
@@ -222,9 +223,9 @@ def _row(place: int, name: str, meaning: str, pictures: Sequence[Markup]) -> Mar
     return tag("figure", caption, tag("div", pictures, class_="row"), class_=f"g{place}")
 
 
-def views(stories: Sequence[Story]) -> Markup:
+def views(records: Sequence[RunRecord]) -> Markup:
     """Sample pairs of views, as the encoder got them."""
-    return join([_views(name, gallery) for _, name, gallery in _pictured(stories) if gallery.view_pairs])
+    return join([_views(name, gallery) for _, name, gallery in _pictured(records) if gallery.view_pairs])
 
 
 def _views(name: str, gallery: Gallery) -> Markup:

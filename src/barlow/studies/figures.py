@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from markupsafe import Markup
 
-from barlow.report.charts import Axis, log_ticks, number, ticks
-from barlow.report.markup import Markup, tag
+from barlow.numbers import number
+from barlow.report.charts import Axis, log_ticks, ticks
+from barlow.report.markup import tag
 from barlow.studies.claims import Group
 from barlow.studies.metrics import METRICS
 from barlow.studies.results import StudyResults, summarise

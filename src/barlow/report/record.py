@@ -9,7 +9,7 @@ from barlow.files import read_json
 from barlow.methods import METHODS, method_class
 from barlow.models.files import FACTS as ENCODER
 from barlow.records import EncoderRecord, Evaluation, Facts, Health
-from barlow.report.charts import Line, number
+from barlow.report.charts import Line
 from barlow.report.gallery import Gallery, read_gallery
 from barlow.run import CONFIG
 
@@ -20,7 +20,7 @@ BASELINES = {"random-init": "Random init", "raw-pixels": "Raw pixels"}
 
 
 @dataclass(frozen=True)
-class Story:
+class RunRecord:
     """All that the page tells of one run."""
 
     name: str
@@ -42,11 +42,11 @@ class Story:
         return self.config.get(section, {}).get(name)
 
 
-def read_story(run: "Run", colour: int) -> Story:
+def read_record(run: "Run", colour: int) -> RunRecord:
     """Read the folder. The configuration is taken as it is, so that runs of older versions can be shown too."""
     lines = run.metrics()
     kinds = {kind: [line for line in lines if line["kind"] == kind] for kind in ("epoch", "step", "validation")}
-    return Story(
+    return RunRecord(
         name=run.name,
         path=str(run.path),
         colour=colour,
@@ -62,15 +62,17 @@ def read_story(run: "Run", colour: int) -> Story:
     )
 
 
-def training_lines(story: Story) -> tuple[list[dict[str, Any]], str]:
+def training_lines(record: RunRecord) -> tuple[list[dict[str, Any]], str]:
     """The lines to draw training from, and their x: epochs, or steps while there are fewer than three epochs."""
-    return (story.epochs, "epoch") if len(story.epochs) > 2 else (story.steps, "step")
+    return (record.epochs, "epoch") if len(record.epochs) > 2 else (record.steps, "step")
 
 
-def series(story: Story, rows: Iterable[Mapping[str, Any]], x: str, y: str, name: str, dashed: bool = False) -> Line:
+def series(
+    record: RunRecord, rows: Iterable[Mapping[str, Any]], x: str, y: str, name: str, dashed: bool = False
+) -> Line:
     """One curve out of metric lines; lines without the value are left out."""
     points = [(float(row[x]), float(row[y])) for row in rows if row.get(y) is not None and x in row]
-    return Line(name, [p[0] for p in points], [p[1] for p in points], story.colour, dashed)
+    return Line(name, [p[0] for p in points], [p[1] for p in points], record.colour, dashed)
 
 
 def protocol_name(evaluation: Evaluation) -> str:
@@ -78,37 +80,9 @@ def protocol_name(evaluation: Evaluation) -> str:
     return protocol_title(str(evaluation["protocol"]), evaluation.get("settings") or {})
 
 
-def heading(words: str) -> str:
-    """With a capital, but for k-NN."""
-    return words if words.startswith("k-NN") else words[:1].upper() + words[1:]
-
-
-def is_percent(metric: str) -> bool:
-    """Whether a metric is a share of right answers, told in percent."""
-    return any(word in metric.lower() for word in ("accuracy", "top", "recall"))
-
-
-def amount(value: float, metric: str) -> str:
-    """A score as people write it: 91.3 for a share, four digits otherwise."""
-    return f"{100 * value:.1f}" if is_percent(metric) else number(value)
-
-
-def span(interval: Any, metric: str) -> str:
-    """An interval as `90.8 to 91.7`; empty when there is none."""
-    return f"{amount(interval[0], metric)} to {amount(interval[1], metric)}" if interval else ""
-
-
-def duration(seconds: float) -> str:
-    """A time as people say it."""
-    for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= unit:
-            return f"{seconds / unit:.1f} {name}"
-    return f"{seconds:.1f} s"
-
-
-def method(story: Story) -> str:
+def method(record: RunRecord) -> str:
     """The method's name as in its paper."""
-    name = str(story.setting("objective", "method") or "unknown method")
+    name = str(record.setting("objective", "method") or "unknown method")
     return method_class(name).title if name in METHODS else name
 
 
@@ -133,21 +107,3 @@ def best_evaluation(evaluations: Sequence[Evaluation]) -> Evaluation | None:
 def protocol_order(name: str) -> int:
     """The linear probe comes first, then every k-NN, then the others."""
     return 0 if name.startswith("linear probe") else 1 if name.startswith("k-NN") else 2
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as `section.name` and text."""
-    out: dict[str, str] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        out |= flat(value, f"{name}.") if isinstance(value, Mapping) else {name: plain(value)}
-    return out
-
-
-def plain(value: object) -> str:
-    """A setting as text."""
-    if value is None:
-        return "\u2013"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return ", ".join(plain(v) for v in value) if isinstance(value, list | tuple) else str(value)
