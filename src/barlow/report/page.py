@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from shlex import quote
+from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -15,7 +16,6 @@ from barlow.errors import InputError
 from barlow.files import COMMENT, write_text
 from barlow.numbers import flat, plain
 from barlow.report import evidence, health, pictures
-from barlow.report.markup import Child, join, tag
 from barlow.report.record import RunRecord, method, read_record
 
 if TYPE_CHECKING:
@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 
 MOST_RUNS = 8  # as many as there are series colours
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-PAGES = Environment(loader=PackageLoader("barlow.report"), autoescape=True, undefined=StrictUndefined)
+PAGES = Environment(
+    loader=PackageLoader("barlow.report"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 
 
 def write_report(runs: "Sequence[Run]", out: Path) -> Path:
@@ -43,13 +49,25 @@ def write_report(runs: "Sequence[Run]", out: Path) -> Path:
 def render(records: Sequence[RunRecord]) -> str:
     """The page. Its security policy lets nothing run but the page's own script, and nothing load from anywhere."""
     script = file("page.js")
+    data = [flat(record.facts) | flat(record.encoder or {}) for record in records]
     return PAGES.get_template("page.html").render(
+        records=records,
+        several=len(records) > 1,
         title=" · ".join(record.name for record in records),
         policy=f"{POLICY}; script-src {script_source(script)}",
         style=Markup(file("page.css") + pictures.atlas_style(records)),
-        body=_body(records),
-        galleries=pictures.gallery_data(records),
         script=Markup(script),
+        galleries=pictures.gallery_data(records),
+        comparisons=[
+            ("Settings", _compared([flat(record.config) for record in records])),
+            ("Data, views, encoder, environment", _compared(data)),
+        ],
+        now=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        evidence=evidence,
+        health=health,
+        pictures=pictures,
+        sentence=_sentence,
+        quote=quote,
     )
 
 
@@ -61,41 +79,6 @@ def script_source(script: str) -> str:
 def file(name: str) -> str:
     """A style or a script of this package."""
     return resources.files("barlow.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _body(records: Sequence[RunRecord]) -> Markup:
-    return join([_head(records), _good(records), _healthy(records), _trained(records), _foot()])
-
-
-def _head(records: Sequence[RunRecord]) -> Markup:
-    rows = [_in_short(s, named=len(records) > 1) for s in records]
-    contents = [("good", "Is it good?"), ("healthy", "Is it healthy?"), ("trained", "What was trained on what?")]
-    links = [tag("a", name, href=f"#{target}") for target, name in contents]
-    return tag(
-        "header",
-        tag("div", tag("span", "barlow report"), tag("nav", links, aria_label="Contents"), class_="top"),
-        tag("h1", f"{len(records)} runs side by side" if len(records) > 1 else records[0].name),
-        rows,
-    )
-
-
-def _in_short(record: RunRecord, named: bool) -> Markup:
-    state, score = evidence.quality_line(record)
-    verdict, words = health.verdict_of(record)
-    lines = [
-        ("Good?", health.tone(state), score),
-        ("Healthy?", health.tone(verdict), health.leading(words) if words else Markup("not checked yet")),
-        ("Trained", "", join([_sentence(record)])),
-    ]
-    return tag(
-        "section",
-        tag("h2", record.name, class_=f"key s{record.colour}") if named else None,
-        tag(
-            "dl", [tag("div", tag("dt", name), tag("dd", words, class_=f"tone {tone}")) for name, tone, words in lines]
-        ),
-        class_="short",
-        aria_label=f"{record.name} in short",
-    )
 
 
 def _sentence(record: RunRecord) -> str:
@@ -111,78 +94,8 @@ def _sentence(record: RunRecord) -> str:
     return f"{encoder} with {method(record)} on {images}{data}{size}, {epochs} epochs{evidence.took(record)}.{ending}"
 
 
-def _section(identifier: str, name: str, *parts: Child) -> Markup:
-    return tag("section", tag("h2", name), parts, id=identifier)
-
-
-def _good(records: Sequence[RunRecord]) -> Markup:
-    return _section(
-        "good",
-        "Is the encoder good?",
-        evidence.scores(records),
-        tag("h3", "See for yourself"),
-        pictures.maps(records),
-        pictures.strips(records),
-    )
-
-
-def _healthy(records: Sequence[RunRecord]) -> Markup:
-    return _section(
-        "healthy",
-        "Is it healthy?",
-        health.verdicts(records),
-        evidence.key(records),
-        tag(
-            "div",
-            health.curves(records),
-            health.spectrum(records),
-            health.mixing(records),
-            health.correlations(records),
-            class_="grid2",
-        ),
-        health.measures(records),
-    )
-
-
-def _trained(records: Sequence[RunRecord]) -> Markup:
-    return _section(
-        "trained",
-        "What was trained on what?",
-        [tag("p", tag("b", f"{s.name}: ") if len(records) > 1 else None, _sentence(s)) for s in records],
-        pictures.views(records),
-        pictures.curiosities(records),
-        evidence.speed(records),
-        _comparison("Settings", [flat(s.config) for s in records], records),
-        _comparison(
-            "Data, views, encoder, environment", [flat(s.facts) | flat(s.encoder or {}) for s in records], records
-        ),
-    )
-
-
-def _comparison(name: str, columns: Sequence[Mapping[str, Any]], records: Sequence[RunRecord]) -> Markup:
-    """One row per setting, one column per run; rows in which the runs differ stand out and come first."""
-    names = list(dict.fromkeys(key for column in columns for key in column))
-    if not names:
-        return tag("p", f"{name}: nothing was recorded.", class_="absent")
-    differ = [key for key in names if len({column.get(key) for column in columns}) > 1]
-    order = differ + [key for key in names if key not in differ]
-    rows = [
-        tag(
-            "tr",
-            tag("th", key, scope="row"),
-            [tag("td", plain(c.get(key))) for c in columns],
-            class_="differs" if key in differ else None,
-        )
-        for key in order
-    ]
-    head = tag("thead", tag("tr", tag("th", "Name", scope="col"), [tag("th", s.name, scope="col") for s in records]))
-    table = tag(
-        "div", tag("table", head, tag("tbody", rows)), class_="scroll", tabindex="0", role="region", aria_label=name
-    )
-    note = f" ({len(differ)} differ)" if len(records) > 1 else f" ({len(names)})"
-    return tag("details", tag("summary", name, tag("small", note)), table)
-
-
-def _foot() -> Markup:
-    today = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return tag("footer", f"Written {today} by barlow. Intervals are 95% unless a protocol says otherwise.")
+def _compared(columns: Sequence[Mapping[str, str]]) -> list[tuple[str, bool, list[str]]]:
+    """(name, whether the runs differ in it, value per run) of every setting; those that differ come first."""
+    names = dict.fromkeys(key for column in columns for key in column)
+    rows = [(name, [plain(column.get(name)) for column in columns]) for name in names]
+    return sorted(((name, len(set(values)) > 1, values) for name, values in rows), key=lambda row: not row[1])

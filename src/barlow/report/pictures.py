@@ -4,18 +4,14 @@ import base64
 import io
 import math
 from collections.abc import Iterator, Sequence
-from shlex import quote
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from markupsafe import Markup
 from PIL import Image
 
 from barlow.report.charts import data_address
-from barlow.report.evidence import absent
 from barlow.report.gallery import Gallery, jpeg
-from barlow.report.markup import join, tag
 from barlow.report.record import RunRecord
 
 SHOWN_NEIGHBOURS = 12
@@ -92,103 +88,32 @@ def _base64(values: Any, kind: type) -> str:
     return base64.b64encode(little.tobytes()).decode()
 
 
-def _pictured(records: Sequence[RunRecord]) -> Iterator[tuple[int, str, Gallery]]:
+def pictured(records: Sequence[RunRecord]) -> Iterator[tuple[int, str, Gallery]]:
     """(place, name when there are several, gallery) of every run with thumbnails."""
     for place, record in enumerate(records):
         if record.gallery is not None and record.gallery.thumb:
             yield place, record.name if len(records) > 1 else "", record.gallery
 
 
-def maps(records: Sequence[RunRecord]) -> Markup:
-    """The interactive map of each run."""
-    parts = [_map(s, place, named=len(records) > 1) for place, s in enumerate(records)]
-    return tag("div", parts, class_="maps")
+def tile(gallery: Gallery, point: int) -> tuple[int, int, int]:
+    """(sheet, column, row) of a thumbnail."""
+    row, column = divmod(int(point), gallery.columns)
+    sheet, row_on_sheet = divmod(row, _sheet_rows(gallery))
+    return sheet, column, row_on_sheet
 
 
-def _map(record: RunRecord, place: int, named: bool) -> Markup:
-    gallery = record.gallery
-    if gallery is None:
-        return absent(f"No pictures of {record.name}.", f"barlow report {quote(record.path)} --data DATA")
-    shown = f"{len(gallery.keys):,}" + (f" of {gallery.total:,}" if gallery.total > len(gallery.keys) else "")
-    how = (
-        f"{shown} images of {gallery.data} by their features ({gallery.layout}). Near means alike to the encoder; "
-        "distances between far groups mean little. "
-    )
-    use = "Point for a picture, click for its nearest neighbours; + and \u2212 zoom, arrows walk."
-    canvas = tag(
-        "canvas",
-        tabindex="0",
-        role="application",
-        data_map=place,
-        aria_label=f"Map of {shown} images. Arrow keys walk from image to image, plus and minus zoom, 0 shows all.",
-    )
-    buttons = [tag("button", sign, type="button", data_zoom=zoom, aria_label=name) for sign, zoom, name in _ZOOMS]
-    return tag(
-        "figure",
-        tag(
-            "figcaption",
-            tag("b", f"Map of {record.name}. " if named else "Map. "),
-            how,
-            tag("span", use, class_="screen"),
-        ),
-        tag("div", canvas, tag("div", buttons, class_="zoom"), class_="stage"),
-        tag("div", class_="classes"),
-        tag("div", class_="chosen", aria_live="polite"),
-        class_=f"map g{place}",
-    )
-
-
-_ZOOMS = (("+", "in", "Zoom in"), ("\u2212", "out", "Zoom out"), ("○", "all", "Show all"))
-
-
-def strips(records: Sequence[RunRecord]) -> Markup:
-    """Random images with their nearest neighbours; the same images are asked in every run that has them."""
-    return tag("div", [_strips(*one) for one in _pictured(records)], class_="columns")
-
-
-def _strips(place: int, name: str, gallery: Gallery) -> Markup:
-    rows = [_strip(gallery, place, query) for query in gallery.queries]
-    where = f" in {name}" if name else ""
-    caption = f"Nearest neighbours{where} of {len(gallery.queries)} random images, nearest first."
-    return tag("figure", tag("figcaption", tag("b", caption), _agreement(gallery)), rows, class_=f"strips g{place}")
-
-
-def _agreement(gallery: Gallery) -> str | None:
-    """How often the nearest neighbour has the same class, over all images of the map."""
+def agreement(gallery: Gallery) -> str | None:
+    """How often the nearest neighbour has the same class, over all images of the map; None without labels."""
     labels, neighbours = gallery.arrays["labels"], gallery.arrays["neighbours"]
     if (labels < 0).any():
         return None
     share = float((labels[neighbours[:, 0]] == labels).mean())
-    agree = f"Over all {len(labels):,} images, the nearest neighbour has the same class {100 * share:.0f}% of the time."
-    return f" Underlined: of another class. {agree}"
+    return f"Over all {len(labels):,} images, the nearest neighbour has the same class {100 * share:.0f}% of the time."
 
 
-def _strip(gallery: Gallery, place: int, query: int) -> Markup:
-    found = gallery.arrays["neighbours"][query][:SHOWN_NEIGHBOURS]
-    label = gallery.arrays["labels"][query]
-    other = [gallery.arrays["labels"][int(i)] != label for i in found]
-    pictures = [thumb(gallery, place, int(i), other=wrong) for i, wrong in zip(found, other, strict=True)]
-    return tag(
-        "div", thumb(gallery, place, query), tag("span", class_="arrow", aria_hidden="true"), pictures, class_="strip"
-    )
-
-
-def thumb(gallery: Gallery, place: int, point: int, other: bool = False) -> Markup:
-    """One thumbnail as a button that shows the image on the map. `other`: of another class than was asked for."""
-    row, column = divmod(point, gallery.columns)
-    sheet, row_on_sheet = divmod(row, _sheet_rows(gallery))
-    name = title(gallery, point)
-    look = f"thumb sheet{sheet}" + (" other" if other else "")
-    return tag(
-        "button",
-        type="button",
-        class_=look,
-        style=f"--x:{column};--y:{row_on_sheet}",
-        title=name,
-        aria_label=name,
-        data_gallery=place,
-        data_point=point,
-    )
+def views_address(gallery: Gallery) -> str:
+    """The sample pairs of views, as the encoder got them."""
+    return data_address(gallery.arrays["views"].tobytes(), "image/jpeg")
 
 
 def title(gallery: Gallery, point: int) -> str:
@@ -196,45 +121,3 @@ def title(gallery: Gallery, point: int) -> str:
     label = int(gallery.arrays["labels"][point])
     name = gallery.classes[label] + ": " if 0 <= label < len(gallery.classes) else ""
     return name + gallery.keys[point]
-
-
-def curiosities(records: Sequence[RunRecord]) -> Markup:
-    """Most typical, most unusual, near-duplicates."""
-    return tag("div", [_curiosities(*one) for one in _pictured(records)], class_="curiosities")
-
-
-def _curiosities(place: int, name: str, gallery: Gallery) -> list[Markup]:
-    def single(points: Sequence[int]) -> list[Markup]:
-        return [thumb(gallery, place, point) for point in points]
-
-    doubles = [tag("span", single(pair), class_="pair") for pair in gallery.doubles]
-    none = tag("p", "None among the images of the map.", class_="absent")
-    rows = [
-        ("Most typical", "in the densest places of the map", single(gallery.typical)),
-        ("Most unusual", "farthest from everything else", single(gallery.unusual)),
-        ("Near-duplicates", "nearly the same features and pixels", doubles or [none]),
-    ]
-    where = f" in {name}" if name else ""
-    return [_row(place, title + where, meaning, shown) for title, meaning, shown in rows]
-
-
-def _row(place: int, name: str, meaning: str, pictures: Sequence[Markup]) -> Markup:
-    caption = tag("figcaption", tag("b", name), f", {meaning}.")
-    return tag("figure", caption, tag("div", pictures, class_="row"), class_=f"g{place}")
-
-
-def views(records: Sequence[RunRecord]) -> Markup:
-    """Sample pairs of views, as the encoder got them."""
-    return join([_views(name, gallery) for _, name, gallery in _pictured(records) if gallery.view_pairs])
-
-
-def _views(name: str, gallery: Gallery) -> Markup:
-    title = f"Sample views of {name}. " if name else "Sample views. "
-    explained = "Each column is one image, cut and recoloured twice; the encoder learns to give both the same features."
-    picture = tag(
-        "img",
-        src=data_address(gallery.arrays["views"].tobytes(), "image/jpeg"),
-        alt=f"{gallery.view_pairs} pairs of augmented views, one pair per column",
-        style=f"--pairs:{gallery.view_pairs}",
-    )
-    return tag("figure", tag("figcaption", tag("b", title), explained), picture, class_="views")
