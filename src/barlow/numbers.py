@@ -17,7 +17,7 @@ def heading(words: str) -> str:
 
 
 def is_percent(metric: str) -> bool:
-    """Whether a metric is a share of right answers, told in percent."""
+    """Whether a metric is a share of right answers, shown in percent."""
     return any(word in metric.lower() for word in ("accuracy", "top", "recall"))
 
 

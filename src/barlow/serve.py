@@ -1,7 +1,7 @@
 """`barlow serve RUNS_DIR`: the runs of a folder in the browser, live, side by side, and searched by image.
 
 It reads the run folders below the given folder and nothing else: what a request names is looked up among the runs
-that were found, never joined to a path. It answers only requests addressed to this machine by its own name, which
+of the folder, never joined to a path. It answers only requests addressed to this machine by its own name, which
 keeps other web sites from asking through the browser.
 """
 
@@ -73,12 +73,12 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 def find_runs(root: Path) -> dict[str, Run]:
     """Every run folder up to `DEPTH` below `root` by its relative path; links that lead out of it are left out."""
     top = root.resolve()
-    found = {}
+    runs = {}
     for depth in range(DEPTH + 1):
         for config in sorted(root.glob("*/" * depth + CONFIG)):
             if config.resolve().is_relative_to(top) and _is_runs(config):
-                found[config.parent.relative_to(root).as_posix()] = Run(config.parent)
-    return found
+                runs[config.parent.relative_to(root).as_posix()] = Run(config.parent)
+    return runs
 
 
 def _is_runs(config: Path) -> bool:

@@ -81,18 +81,18 @@ def line_chart(
 
     Values that are not finite (and not positive, on a log axis) are left out.
     """
-    drawn = [_thin(line, log_x, log_y) for line in lines]
-    drawn = [line for line in drawn if line.x]
-    if not drawn:
+    curves = [_thin(line, log_x, log_y) for line in lines]
+    curves = [line for line in curves if line.x]
+    if not curves:
         return tag("p", "No finite values to draw.", class_="absent")
-    xs, ys = ([v for line in drawn for v in getattr(line, axis)] for axis in "xy")
+    xs, ys = ([v for line in curves for v in getattr(line, axis)] for axis in "xy")
     across = Axis(_marks(min(xs), max(xs), log_x, 6), LEFT, WIDTH - RIGHT, log_x)
     up = Axis(_marks(min(ys), max(ys), log_y, 4), HEIGHT - BOTTOM, TOP, log_y)
-    values = [{"n": line.name, "c": line.colour, "x": list(line.x), "y": list(line.y)} for line in drawn]
+    values = [{"n": line.name, "c": line.colour, "x": list(line.x), "y": list(line.y)} for line in curves]
     return tag(
         "svg",
         _frame(across, up, x_label, y_label),
-        [_curve(line, across, up) for line in drawn],
+        [_curve(line, across, up) for line in curves],
         tag("line", class_="cursor", y1=TOP, y2=HEIGHT - BOTTOM, visibility="hidden"),
         class_="chart",
         viewBox=f"0 0 {WIDTH} {HEIGHT}",
@@ -112,8 +112,8 @@ def _marks(low: float, high: float, log: bool, wanted: int) -> list[float]:
 def _thin(line: Line, log_x: bool, log_y: bool) -> Line:
     """Finite points only, and the mean of each run of neighbours where there are more than can be shown."""
     x, y = np.asarray(line.x, np.float64), np.asarray(line.y, np.float64)
-    kept = np.isfinite(x) & np.isfinite(y) & ((x > 0) | (not log_x)) & ((y > 0) | (not log_y))
-    x, y = x[kept], y[kept]
+    valid = np.isfinite(x) & np.isfinite(y) & ((x > 0) | (not log_x)) & ((y > 0) | (not log_y))
+    x, y = x[valid], y[valid]
     if len(x) > MOST_POINTS:
         x, y = (np.array([part.mean() for part in np.array_split(v, MOST_POINTS)]) for v in (x, y))
     return Line(line.name, _short(x), _short(y), line.colour, line.dashed)

@@ -28,8 +28,8 @@ def report(
     """Write the page of one run, or of several side by side, and return its path.
 
     `out` is `report.html` in the first run by default. The images of the map are those of `data`, or by default of
-    the data the run was trained on, where they can still be found; a map that is there already and fits the
-    encoder, the data and `points` is kept. `layout` as in `make_gallery`. Raises InputError for a path that is
+    the data the run was trained on, where they are still there; a map that is there already and fits the
+    encoder, the data and `points` stays. `layout` as in `make_gallery`. Raises InputError for a path that is
     not a run, `data` that cannot be opened, a number of points or layout that no map has, and an `out` that barlow
     did not write unless `overwrite`.
     """
@@ -50,9 +50,9 @@ def _picture(run: Run, data: Any, points: int, layout: str) -> None:
     if source is None:
         return
     encoder = run.encoder()
-    found = read_gallery(run.path) if (run.path / FACTS).exists() else None
+    gallery = read_gallery(run.path) if (run.path / FACTS).exists() else None
     wanted = (str(encoder.facts["sha256"]), source.name, min(points, len(source)))
-    if found is None or (found.encoder, found.data, len(found.keys)) != wanted:
+    if gallery is None or (gallery.encoder, gallery.data, len(gallery.keys)) != wanted:
         make_gallery(run, source, encoder, maker=_maker(run, source, encoder.preprocess), points=points, layout=layout)
 
 

@@ -88,18 +88,18 @@ def _find(record: RunRecord, row: Row) -> Evaluation | None:
 
 
 def _baseline(records: Sequence[RunRecord], row: Row, name: str) -> Score | None:
-    found = (e.get("baselines", {}).get(name) for s in records if (e := _find(s, row)))
-    return next((b for b in found if b), None)
+    scores = (e.get("baselines", {}).get(name) for s in records if (e := _find(s, row)))
+    return next((b for b in scores if b), None)
 
 
 def _forest(records: Sequence[RunRecord], rows: Sequence[Row]) -> Markup:
     parts = []
     for percent in (True, False):
-        chosen = [row for row in rows if is_percent(row[2]) == percent]
-        if chosen:
+        alike = [row for row in rows if is_percent(row[2]) == percent]
+        if alike:
             summary = "Scores with 95% intervals; the numbers are in the table below."
             parts.append(
-                forest([(_row_name(row), _estimates(records, row)) for row in chosen], summary=summary, percent=percent)
+                forest([(_row_name(row), _estimates(records, row)) for row in alike], summary=summary, percent=percent)
             )
     names = [(s.name, f"s{s.colour}") for s in records] if len(records) > 1 else [("This encoder", "s0")]
     names += [("Random init", "random"), ("Raw pixels", "pixels")]
@@ -157,12 +157,14 @@ def _paired(records: Sequence[RunRecord], rows: Sequence[Row]) -> Markup:
     for row in rows:
         scored = sorted(((e["value"], s.name, e) for s in records if (e := _find(s, row))), key=lambda x: -x[0])
         for _, name, other in scored[1:]:
-            found = compare_scores(scored[0][2], other)
-            if found is not None:
-                apart = f"{100 * found.difference:.1f} points" if is_percent(row[2]) else number(found.difference)
-                chance = f"p {found.p:.2g}" if found.p >= 0.001 else "p < 0.001"
-                lead = f"{scored[0][1]} {'is ahead of' if found.resolved else 'cannot be told from'} {name}"
-                lines.append(tag("p", f"{heading(row[0])} on {row[1]}: {lead}, {apart}, {chance} ({found.test})."))
+            comparison = compare_scores(scored[0][2], other)
+            if comparison is not None:
+                apart = (
+                    f"{100 * comparison.difference:.1f} points" if is_percent(row[2]) else number(comparison.difference)
+                )
+                chance = f"p {comparison.p:.2g}" if comparison.p >= 0.001 else "p < 0.001"
+                lead = f"{scored[0][1]} {'is ahead of' if comparison.resolved else 'cannot be told from'} {name}"
+                lines.append(tag("p", f"{heading(row[0])} on {row[1]}: {lead}, {apart}, {chance} ({comparison.test})."))
     return tag("details", tag("summary", "Runs compared on the same images"), lines) if lines else Markup()
 
 
@@ -189,7 +191,7 @@ def _protocols(records: Sequence[RunRecord]) -> Markup:
         join(
             [
                 tag("h3", f"{s.name}: {protocol_name(e)} on {e['data']}"),
-                facts_list({_spoken(name): v for name, v in flat(e).items() if name.partition(".")[0] not in shown}),
+                facts_list({_label(name): v for name, v in flat(e).items() if name.partition(".")[0] not in shown}),
             ]
         )
         for s in records
@@ -198,7 +200,7 @@ def _protocols(records: Sequence[RunRecord]) -> Markup:
     return tag("details", tag("summary", "The protocols in full"), lists)
 
 
-def _spoken(name: str) -> str:
+def _label(name: str) -> str:
     """`settings.batch_size_of_extraction` as `batch size of extraction`."""
     return name.removeprefix("settings.").removeprefix("details.").replace("_", " ")
 
@@ -249,18 +251,18 @@ def speed(records: Sequence[RunRecord]) -> Markup:
         ("images_per_s", "Images per second", 1.0),
         ("data_wait", "Time waiting for data, %", 100.0),
     ):
-        drawn = []
+        lines = []
         for s in records:
             rows, x = training_lines(s)
             line = series(s, rows, x, name, s.name)
-            drawn.append(Line(line.name, line.x, [scale * y for y in line.y], line.colour))
-        if any(line.x for line in drawn):
-            words = "; ".join(f"{line.name} ends at {number(line.y[-1])}" for line in drawn if line.y)
+            lines.append(Line(line.name, line.x, [scale * y for y in line.y], line.colour))
+        if any(line.x for line in lines):
+            words = "; ".join(f"{line.name} ends at {number(line.y[-1])}" for line in lines if line.y)
             panels.append(
                 figure(
                     title,
                     line_chart(
-                        drawn, x_label=training_lines(records[0])[1], y_label=title, summary=f"{title}: {words}."
+                        lines, x_label=training_lines(records[0])[1], y_label=title, summary=f"{title}: {words}."
                     ),
                 )
             )

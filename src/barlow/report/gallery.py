@@ -101,7 +101,7 @@ class Gallery:
         if {**shapes, **expected} != shapes or 0 in k or len(shapes["features"]) != 2 or len(arrays["features"]) != n:
             raise ValueError(f"arrays of the shapes {shapes} do not describe {n} samples")
         if any(arrays[name].dtype.kind != "i" for name in ("labels", "neighbours")):
-            raise ValueError("labels and neighbours are not whole numbers")
+            raise ValueError("labels and neighbours are not integers")
         named = [*self.queries, *self.typical, *self.unusual, *chain(*self.doubles), *arrays["neighbours"].flat]
         if not all(0 <= point < n for point in named):
             raise ValueError(f"a sample is named that is not among the {n}")
@@ -128,8 +128,8 @@ def make_gallery(
     than the format numbers, an unknown layout, or UMAP where it is not installed.
     """
     check_map(points, layout)
-    chosen = _choose(np.arange(len(source)) if indices is None else np.asarray(indices), points, seed)
-    features = extract(encoder, source, chosen.tolist(), device=device)
+    sample_ids = _choose(np.arange(len(source)) if indices is None else np.asarray(indices), points, seed)
+    features = extract(encoder, source, sample_ids.tolist(), device=device)
     if len(features.x) < 3:
         raise InputError(f"a gallery needs at least 3 readable samples, got {len(features.x)} from {source.name}")
     coords, described = _layout(features.x, layout, seed)
@@ -255,9 +255,9 @@ def _umap(x: Floats, seed: int) -> tuple[Floats, str]:
 
 def _pictures(source: Source, ids: Ints) -> Tensor:
     """Thumbnails uint8 `[N, 3, s, s]`, as large as the atlas has room for, never larger than the images."""
-    room = math.isqrt(ATLAS_PIXELS // len(ids)) // 8 * 8  # whole JPEG blocks, so that neighbours do not bleed
+    largest = math.isqrt(ATLAS_PIXELS // len(ids)) // 8 * 8  # whole JPEG blocks, so that neighbours do not bleed
     native = min(source.read(int(ids[0])).shape[-2:])
-    side = max(16, min(96, room, math.ceil(native / 8) * 8))
+    side = max(16, min(96, largest, math.ceil(native / 8) * 8))
     square = Preprocess(side, source.channels, (0.0,) * source.channels, (1.0,) * source.channels)
     return _displayable(torch.cat([square.fit(source.read(int(i))[None]) for i in ids]))
 
@@ -300,14 +300,14 @@ def _stored(picture: bytes) -> npt.NDArray[np.uint8]:
 
 def _views(source: Source, maker: "ViewMaker", ids: Ints, seed: int, shown: Preprocess) -> Tensor:
     """The first two views uint8 `[2, P, 3, s, s]` of a few random images, as the encoder gets them in epoch 0."""
-    picked = np.sort(np.random.default_rng(seed).permutation(ids)[:VIEW_PAIRS])
-    views = [maker(source.read(int(i))[None], torch.tensor([int(i)]), 0)[:2] for i in picked]
+    sample_ids = np.sort(np.random.default_rng(seed).permutation(ids)[:VIEW_PAIRS])
+    views = [maker(source.read(int(i))[None], torch.tensor([int(i)]), 0)[:2] for i in sample_ids]
     pairs = torch.stack([torch.cat(pair) for pair in views], dim=1)
     shape = (1, 1, -1, 1, 1)
     mean, std = (torch.tensor(values).view(shape) for values in (shown.mean, shown.std))
     plain = pairs.float().cpu() * std + mean
     pixels = plain if source.dtype != torch.uint8 else plain.clamp(0, 1).mul(255).round().to(torch.uint8)
-    return _displayable(pixels.flatten(0, 1)).view(2, len(picked), 3, *pixels.shape[-2:])
+    return _displayable(pixels.flatten(0, 1)).view(2, len(sample_ids), 3, *pixels.shape[-2:])
 
 
 def _doubles(neighbours: Ints, cosines: Floats, pictures: Tensor | None) -> tuple[tuple[int, int], ...]:

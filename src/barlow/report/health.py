@@ -86,7 +86,7 @@ def _verdict(record: RunRecord, named: bool) -> Markup:
 
 
 def tone(state: str) -> str:
-    """Which of the three tones a state is told in."""
+    """Which of the three tones a state is shown in."""
     return {
         "healthy": "good",
         "good": "good",
@@ -189,9 +189,9 @@ def correlations(records: Sequence[RunRecord]) -> Markup:
 
 
 def _correlation(record: RunRecord, named: bool) -> Markup:
-    found = record.health["correlation"]
-    matrix = found["matrix"]
-    width = found["width"]
+    correlation = record.health["correlation"]
+    matrix = correlation["matrix"]
+    width = correlation["width"]
     shown = f"{len(matrix)} of {width:,} features" if width > len(matrix) else f"all {width} features"
     diagonal, rest = (record.health.get(name) for name in ("diagonal", "off_diagonal"))
     means = (
@@ -231,13 +231,13 @@ def mixing(records: Sequence[RunRecord]) -> Markup:
 
 def _mixes(record: RunRecord, part: str) -> list[tuple[float, float]]:
     """(weight, deviation) by weight; those that could not be measured are left out."""
-    found = record.health.get("mixing", {}).get(part) or {}
-    return sorted((float(weight), float(value)) for weight, value in found.items() if value is not None)
+    deviations = record.health.get("mixing", {}).get(part) or {}
+    return sorted((float(weight), float(value)) for weight, value in deviations.items() if value is not None)
 
 
 def _mixing_line(record: RunRecord, part: str, dashed: bool) -> Line:
-    found = _mixes(record, part)
-    return Line(f"{record.name}, {part}", [a for a, _ in found], [d for _, d in found], record.colour, dashed)
+    deviations = _mixes(record, part)
+    return Line(f"{record.name}, {part}", [a for a, _ in deviations], [d for _, d in deviations], record.colour, dashed)
 
 
 def measures(records: Sequence[RunRecord]) -> Markup:
