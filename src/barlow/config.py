@@ -57,7 +57,8 @@ class ModelConfig:
     """Encoder and projector."""
 
     encoder: str = "auto"
-    """timm model name, whitenet, resnet10-narrow, resnet1d, mlp, or auto: resnet18 (signals: resnet1d, tables: mlp)"""
+    """timm model name, whitenet, resnet10-narrow, resnet1d, mlp, or auto: resnet18 (on a CPU up to
+    40 pixels: whitenet; signals: resnet1d; tables: mlp)"""
     stem: str = "auto"
     """first layers: small (3x3, no pooling), standard, or auto (small up to 64 pixels)"""
     projector: tuple[Annotated[int, Bounds(2, 2**20)], ...] = (1024, 1024)
@@ -107,8 +108,8 @@ class ObjectiveConfig:
 class OptimizerConfig:
     """How the weights move."""
 
-    optimizer: str = "adamw"
-    """muon, adamw, adam, sgd, or lars (the paper's)"""
+    optimizer: str = "auto"
+    """muon, adamw, adam, sgd, lars (the paper's), or auto: muon for whitenet, else adamw"""
     lr: Annotated[float, Bounds(0, 1e30, above=True)] | None = None
     """peak learning rate for a global batch of 256, scaled with the batch; LARS: the paper's table"""
     lr_biases: Annotated[float, Bounds(0, 1e3)] | None = None
@@ -227,7 +228,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "head": ("mlp", "rbf"),
     "form": get_args(Form),
     "stem": ("auto", "small", "standard"),
-    "optimizer": ("muon", "adamw", "adam", "sgd", "lars"),
+    "optimizer": ("auto", "muon", "adamw", "adam", "sgd", "lars"),
     "precision": ("auto", "float32", "bfloat16"),
     "cache": get_args(Cache),
 }

@@ -24,6 +24,7 @@ from barlow.records import typed
 from barlow.schedules import LARS_BIAS_LR, REFERENCE_BATCH, lars_lr, scaled_lr
 from barlow.views import Recipe, get_recipe, recipe_from_toml
 
+SMALL_IMAGE = 40  # pixels
 SMALLEST_VIEW = 16  # below this, four stages of stride 2 leave nothing
 LARGE_SIZES = (64, 96, 128, 160, 192, 224)
 MOST_HELD_OUT = 2000  # enough for a k-NN score to +-1%; more would only take images from training
@@ -86,8 +87,12 @@ class Plan:
         return dataclasses.asdict(self)
 
 
-def make_plan(config: PretrainConfig, source: Source, *, world_size: int = 1, local_rank: int = 0) -> Plan:
+def make_plan(
+    config: PretrainConfig, source: Source, *, world_size: int = 1, local_rank: int = 0, encoder: str | None = None
+) -> Plan:
     """Complete the settings from the data and the hardware.
+
+    `encoder` is that of a run to resume, which may go on another device than it was chosen for.
 
     Raises InputError when the batch does not divide over the ranks or is larger than what there is to train on,
     or when a given mean, std, recipe or device does not fit.
@@ -101,8 +106,9 @@ def make_plan(config: PretrainConfig, source: Source, *, world_size: int = 1, lo
     total = steps * config.training.epochs
     channels = config.data.channels or about.channels
     size = config.data.image_size or choose_image_size(about)
-    lr, lr_biases = choose_lr(config)
     device = choose_device(config.training.device)
+    encoder = encoder or choose_encoder(config.model.encoder, source.kind, size, device)
+    lr, lr_biases = choose_lr(config, encoder)
     if device == "cuda" and world_size > 1:
         device = f"cuda:{local_rank}"
     return Plan(
@@ -118,7 +124,7 @@ def make_plan(config: PretrainConfig, source: Source, *, world_size: int = 1, lo
         std=_per_channel("std", config.data.std, unit_of_each_channel(about.mean, about.std), channels),
         scale=255.0 if about.dtype == "uint8" else 1.0,
         recipe=config.views.recipe if config.views.recipe != "auto" else choose_recipe(source, about, channels, size),
-        encoder=config.model.encoder if config.model.encoder != "auto" else ENCODERS[source.kind],
+        encoder=encoder,
         lambd=config.objective.lambd if config.objective.lambd is not None else choose_lambd(config),
         lr=lr,
         lr_biases=lr_biases,
@@ -196,17 +202,32 @@ def choose_lambd(config: PretrainConfig) -> float:
     return min(published, MOST_NOISE * config.training.batch_size / width)
 
 
-def choose_lr(config: PretrainConfig) -> tuple[float, float]:
+def choose_encoder(name: str, kind: str, image_size: int, device: str) -> str:
+    """On a CPU `whitenet` for the small images that it was measured on: a tenth of ResNet-18's work for a step."""
+    if name != "auto":
+        return name
+    return "whitenet" if kind == "image" and device == "cpu" and image_size <= SMALL_IMAGE else ENCODERS[kind]
+
+
+def choose_optimizer(name: str, encoder: str) -> str:
+    """Muon where it was measured to learn faster, AdamW elsewhere: docs/experiments.md."""
+    if name != "auto":
+        return name
+    return "muon" if encoder == "whitenet" else "adamw"
+
+
+def choose_lr(config: PretrainConfig, encoder: str) -> tuple[float, float]:
     """Peak rates of weights and of biases, scaled by the global batch."""
     given, batch = config.optimizer, config.training.batch_size
-    if given.optimizer == "muon":
+    optimizer = choose_optimizer(given.optimizer, encoder)
+    if optimizer == "muon":
         # Steps of fixed size average noise over the batch, so the rate grows with its root, not with itself.
         lr = (MUON_LR if given.lr is None else given.lr) * math.sqrt(batch / REFERENCE_BATCH)
         return lr, lr / 10 if given.lr_biases is None else given.lr_biases * math.sqrt(batch / REFERENCE_BATCH)
-    if given.optimizer == "lars":
+    if optimizer == "lars":
         base, biases = lars_lr(batch), LARS_BIAS_LR
     else:
-        base = SGD_LR if given.optimizer == "sgd" else method_class(config.objective.method).adaptive_lr
+        base = SGD_LR if optimizer == "sgd" else method_class(config.objective.method).adaptive_lr
         biases = given.lr if given.lr is not None else base
     base = given.lr if given.lr is not None else base
     biases = given.lr_biases if given.lr_biases is not None else biases

@@ -1,5 +1,7 @@
 """What a run chooses for itself where the settings leave it open."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -104,3 +106,24 @@ def test_statistics_that_are_not_finite_are_refused(name: str, value: float) -> 
     x[3, 1, 5] = value
     with pytest.raises(InputError, match="array: .*hold NaN or infinity"):
         make_plan(config_from_settings({"batch_size": 8}), open_source(x))
+
+
+@pytest.mark.parametrize(
+    ("settings", "side", "encoder", "rates"),
+    [
+        ({}, 32, "whitenet", (0.06, 0.006)),
+        ({"batch_size": 64}, 32, "whitenet", (0.03, 0.003)),  # the root of a quarter of 256
+        ({}, 64, "resnet18", (0.01, 0.01)),
+        ({"encoder": "resnet18"}, 32, "resnet18", (0.01, 0.01)),
+        ({"optimizer": "muon", "lr": 0.02}, 64, "resnet18", (0.02, 0.002)),
+    ],
+)
+def test_small_images_on_a_cpu_get_the_quick_encoder_and_its_optimizer(
+    settings: dict[str, Any], side: int, encoder: str, rates: tuple[float, float]
+) -> None:
+    images = np.random.default_rng(0).integers(0, 255, (300, side, side, 3), dtype=np.uint8)
+    config = config_from_settings({"device": "cpu", "holdout": 0.0, **settings})
+    plan = make_plan(config, open_source(images))
+    assert plan.encoder == encoder
+    assert (plan.lr, plan.lr_biases) == pytest.approx(rates)
+    assert make_plan(config, open_source(images), encoder="resnet50").encoder == "resnet50"  # of a run to resume

@@ -23,7 +23,16 @@ from barlow.evaluation.knn import TEMPERATURE, K
 from barlow.files import LOCK, locked, read_json, remove_leftovers, user_path, write_json
 from barlow.models import Encoder, save_encoder
 from barlow.models.network import deterministic_kernels, is_of_compiler
-from barlow.plan import Plan, choose_device, environment, make_plan, plan_from_dict, resolve_recipe, split_indices
+from barlow.plan import (
+    Plan,
+    choose_device,
+    choose_optimizer,
+    environment,
+    make_plan,
+    plan_from_dict,
+    resolve_recipe,
+    split_indices,
+)
 from barlow.ranks import Team
 from barlow.records import Facts
 from barlow.run import CONFIG, FACTS, HEALTH, METRICS, Run
@@ -131,7 +140,8 @@ def _begin(
     source = (
         data if isinstance(data, Source) else open_source(data, split=config.data.split, channels=config.data.channels)
     )
-    plan = make_plan(config, source, world_size=team.size, local_rank=team.local_rank)
+    stored = read_json(folder / FACTS, Facts).get("encoder") if resume and (folder / FACTS).exists() else None
+    plan = make_plan(config, source, world_size=team.size, local_rank=team.local_rank, encoder=stored)
     team.check_agree("the settings or the data", {**plan.to_dict(), **OF_EACH_RANK, "config": config_to_dict(config)})
     with placing(plan.device):
         session = _Session(folder, config, plan, source, module, team, quiet=quiet or not team.is_main)
@@ -554,7 +564,8 @@ class _Session:
         network = f"{architecture.name}, {architecture.stem} stem, {weights / 1e6:.1f} M weights"
         say(f"model      {network}; projector {widths}")
         say(f"objective  {config.objective.method}, {self.trainer.method.settings}")
-        say(f"optimizer  {config.optimizer.optimizer}, peak rate {plan.lr:.4g}, {plan.warmup_steps} warm-up steps")
+        optimizer = choose_optimizer(config.optimizer.optimizer, plan.encoder)
+        say(f"optimizer  {optimizer}, peak rate {plan.lr:.4g}, {plan.warmup_steps} warm-up steps")
         batch = plan.local_batch * plan.world_size
         say(
             f"training   {config.training.epochs} epochs of {plan.steps_per_epoch} steps, batch {batch}, "

@@ -11,7 +11,7 @@ from barlow.errors import InputError
 from barlow.methods.method import Method
 from barlow.methods.mixed_barlow_twins import MixedBarlowTwins
 from barlow.models.network import TwinNetwork
-from barlow.plan import Plan
+from barlow.plan import Plan, choose_optimizer
 from barlow.training.memory import (
     MemoryEstimate,
     NotEstimated,
@@ -75,7 +75,7 @@ class Room:
             world_size=self.plan.world_size,
             device=self.plan.device,
             precision=self.plan.precision,
-            optimizer=self.config.optimizer.optimizer,
+            optimizer=choose_optimizer(self.config.optimizer.optimizer, self.plan.encoder),
             form=form or self.config.objective.form,
             ema=self.config.model.ema is not None,
             parts=self._parts(),

@@ -17,7 +17,7 @@ from barlow.methods.method import Terms, detached, rank_seed
 from barlow.models import Encoder, build_encoder, build_projector
 from barlow.models.network import TwinNetwork, autocast, guard_convolutions, to_layout
 from barlow.models.sync_norm import synchronise_norms
-from barlow.plan import Plan, resolve_recipe
+from barlow.plan import Plan, choose_optimizer, resolve_recipe
 from barlow.schedules import warmup_cosine
 from barlow.training.checkpoint import capture_rng, restore_rng, seed_generators
 from barlow.training.ema import EMA
@@ -64,7 +64,7 @@ class Trainer:
         self.unsharded = self._place()
         self.ema = EMA(self.network.encoder, config.model.ema) if config.model.ema else None
         self.optimizer = build_optimizer(
-            config.optimizer.optimizer,
+            choose_optimizer(config.optimizer.optimizer, plan.encoder),
             parameter_groups(self.network),
             lr=plan.lr,
             lr_biases=plan.lr_biases,
