@@ -19,7 +19,7 @@ from barlow.training.memory import available_bytes, gib
 from barlow.training.trainer import Trainer
 
 PACKAGES = ("barlow", "torch", "torchvision", "timm", "numpy", "scikit-learn", "safetensors", "pillow")
-EXTRAS = {"onnx": "ONNX export", "umap": "UMAP maps", "faiss": "FAISS search", "faster_coco_eval": "detection scores"}
+EXTRAS = {"onnx": "ONNX export", "umap": "UMAP maps", "faster_coco_eval": "detection scores"}
 STEPS, SIDE = 3, 32
 SLOW, LITTLE_DISK = 100, 5 * 2**30
 

@@ -22,8 +22,7 @@ from barlow.data.decode import IMAGE_SUFFIXES
 from barlow.data.files import from_files
 from barlow.data.source import digest
 from barlow.errors import InputError, suggest
-from barlow.evaluation import Features, encoder_hash, extract, join
-from barlow.evaluation.bank import Bank
+from barlow.evaluation import Features, encoder_hash, extract, join, nearest
 from barlow.evaluation.features import BATCH_SIZE, choose_device, identity
 from barlow.files import MARK, check_outputs, mark_zip, remove_leftovers, user_path, written
 from barlow.models import Encoder, load_encoder
@@ -280,7 +279,7 @@ def search(
     encoder = run if isinstance(run, Encoder) else load_encoder(run)
     bank = _bank(encoder, data, device)
     asked = embed_table(encoder, _query_source(query, encoder), device=device)
-    cosines, rows = Bank(bank.features.x).nearest(asked.features.x, min(k, len(bank.keys)))
+    cosines, rows = nearest(bank.features.x, asked.features.x, min(k, len(bank.keys)))
     return [_matches(bank, *found) for found in zip(rows, cosines, strict=True)]
 
 

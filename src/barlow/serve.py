@@ -22,7 +22,7 @@ from PIL import Image
 from barlow.data import CorruptSample
 from barlow.data.decode import decode_one
 from barlow.errors import InputError
-from barlow.evaluation.bank import Bank
+from barlow.evaluation import nearest
 from barlow.files import read_json
 from barlow.models import Encoder
 from barlow.numbers import amount, is_percent
@@ -141,8 +141,8 @@ def _score(run: Run) -> str:
 
 
 @lru_cache(maxsize=4)
-def _searchable(path: Path, stamp: int) -> tuple[Encoder, Gallery, Bank, Image.Image | None]:
-    """Encoder, gallery, its features and its thumbnails, in memory until the gallery is written anew (`stamp`)."""
+def _searchable(path: Path, stamp: int) -> tuple[Encoder, Gallery, Image.Image | None]:
+    """Encoder, gallery and its thumbnails, in memory until the gallery is written anew (`stamp`)."""
     gallery = read_gallery(path)
     encoder = Run(path).encoder()
     if gallery is None or "features" not in gallery.arrays or gallery.encoder != encoder.facts["sha256"]:
@@ -150,7 +150,7 @@ def _searchable(path: Path, stamp: int) -> tuple[Encoder, Gallery, Bank, Image.I
     sheet = Image.open(io.BytesIO(gallery.arrays["atlas"].tobytes())) if gallery.thumb else None
     if sheet is not None:
         sheet.load()  # once: decoding 16 million pixels takes ten times as long as a search
-    return encoder, gallery, Bank(gallery.arrays["features"]), sheet
+    return encoder, gallery, sheet
 
 
 @torch.no_grad()
@@ -160,7 +160,7 @@ def find_similar(run: Run, content: bytes) -> list[dict[str, Any]]:
         raise InputError(
             f"{run.name} has no pictures to search; `barlow report {shlex.quote(str(run.path))}` makes them"
         )
-    encoder, gallery, bank, sheet = _searchable(run.path, (run.path / GALLERY).stat().st_mtime_ns)
+    encoder, gallery, sheet = _searchable(run.path, (run.path / GALLERY).stat().st_mtime_ns)
     assert encoder.preprocess is not None  # load_encoder always sets it
     preprocess = encoder.preprocess
     dtype = torch.uint8 if preprocess.scale == 255.0 else torch.float32
@@ -169,7 +169,8 @@ def find_similar(run: Run, content: bytes) -> list[dict[str, Any]]:
     except CorruptSample as error:
         raise InputError(f"that is not a readable image: {error}") from None
     features = encoder(preprocess(pixels)).numpy()
-    cosines, rows = bank.nearest(features, min(MATCHES, len(bank.x)))
+    bank = gallery.arrays["features"]
+    cosines, rows = nearest(bank, features, min(MATCHES, len(bank)))
     return [
         {"name": title(gallery, int(row)), "similarity": float(cosine), "picture": _thumbnail(gallery, sheet, int(row))}
         for row, cosine in zip(rows[0], cosines[0], strict=True)
