@@ -1,5 +1,6 @@
 """What the methods bring into the common loop: heads, slow networks, queues, centres, and options that cross them."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -393,6 +394,23 @@ def test_asking_for_more_views_is_as_a_recipe_that_has_them(method: str, tmp_pat
     two = pretrain("digits", tmp_path / "two", recipe="digits", encoder=Narrow(), quiet=True, **settings)
     assert losses == expected
     assert losses != [line["loss"] for line in two.metrics("step")]
+
+
+@pytest.mark.parametrize("method", BASELINES)
+def test_a_method_of_two_views_makes_the_first_two_of_a_recipe_with_more(method: str) -> None:
+    source = open_source("digits")
+    settings = {"method": method, "recipe": "multicrop", "image_size": 32, "batch_size": 4, "projector": (16, 16)}
+    config = config_from_settings(settings)
+    trainer = Trainer(config, make_plan(config, source), encoder=Narrow())
+    batch = Batch(torch.stack([source.read(i) for i in range(4)]), None, torch.arange(4), 0.0)
+    made = trainer.views(batch, 0)
+    every = Trainer(
+        dataclasses.replace(config, objective=dataclasses.replace(config.objective, method="barlow-twins")),
+        trainer.plan,
+        encoder=Narrow(),
+    ).views(batch, 0)
+    assert (len(made), len(every) > 2) == (2, True)
+    assert all(torch.equal(one, other) for one, other in zip(made, every, strict=False))
 
 
 def test_more_views_are_refused_for_a_method_of_two() -> None:

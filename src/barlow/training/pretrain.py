@@ -30,7 +30,6 @@ from barlow.plan import (
     environment,
     make_plan,
     plan_from_dict,
-    resolve_recipe,
     split_indices,
 )
 from barlow.ranks import Team
@@ -259,7 +258,7 @@ class _Session:
             for encoder in {self.trainer.network.encoder, self.trainer.encoder}:  # the trained one and its average
                 encoder.fit_first_layer(images.to(plan.device))
         self.loader = self._open_loader(train_rows)  # before the room is measured: it may keep the data on the device
-        recipe = resolve_recipe(plan.recipe).with_views(config.views.views)
+        recipe = self.trainer.recipe
         if recipe.kind != plan.kind:
             raise InputError(
                 f"recipe '{recipe.name}' makes views of {recipe.kind} samples; these are {plan.kind} samples"

@@ -71,6 +71,9 @@ class Trainer:
             weight_decay=config.optimizer.weight_decay,
         )
         self.method = self._method_class(config, plan, self.network, rank)
+        self.recipe = resolve_recipe(plan.recipe).with_views(config.views.views)
+        if not self._method_class.takes_all_views:  # a view that the loss never sees is not made
+            self.recipe = self.recipe.with_views(min(2, self.recipe.view_count))
         self.maker = self._build_maker(reference)
         self.watch = NonFiniteWatch(self.device)
         self.watch.guard(self.optimizer)
@@ -138,7 +141,7 @@ class Trainer:
     def _build_maker(self, reference: Tensor | None) -> ViewMaker | SignalViewMaker | TableViewMaker:
         plan = self.plan
         return view_maker(
-            resolve_recipe(plan.recipe).with_views(self.config.views.views),
+            self.recipe,
             image_size=plan.image_size,
             mean=plan.mean,
             std=plan.std,
