@@ -126,9 +126,16 @@ def test_runs_features_and_pictures_in_the_data_folder_do_not_change_the_data(tm
     assert (list(source.keys), source.classes) == (["cat/1.png", "cat/2.png", "dog/1.png"], ("cat", "dog"))
     with (
         pytest.warns(DataWarning, match="left out"),
-        pytest.raises(InputError, match=r"would lie among the images .* choose --out elsewhere"),
+        pytest.raises(InputError, match=r"would lie among the images .* name another --out"),
     ):
-        draw_views(str(tmp_path), tmp_path / "cat" / "views.png")
+        draw_views(str(tmp_path), tmp_path / "cat" / "drawn.png")
+    photos(tmp_path, "views-of-mine.png")  # is an image: it does not carry the mark
+    for _ in range(2):  # the second time over its own file
+        with pytest.warns(DataWarning, match="left out"):
+            draw_views(str(tmp_path), tmp_path / "cat" / "views.png", image_size=16, samples=1)
+    with pytest.warns(DataWarning, match=r"pictures of views \(1\)"):
+        again = open_source(tmp_path)
+    assert list(again.keys) == ["cat/1.png", "cat/2.png", "dog/1.png", "views-of-mine.png"]
 
 
 # --- shards ------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from barlow.errors import InputError
+from barlow.files import is_output
 
 from .decode import HAS_HEIF, HEIF_SUFFIXES, IMAGE_SUFFIXES, Form, common_form, loss, natural_form, open_image
 from .order import SAMPLE, hashed
@@ -195,10 +196,17 @@ def scan(root: Path, suffixes: frozenset[str], others: Counter[str]) -> Iterator
                     others["hidden images"] += 1
             elif _is_folder(entry):
                 waiting.append(path + "/")
+            elif is_picture_name(entry.name) and is_output(root / path):
+                others["pictures of views"] += 1
             elif suffix in suffixes and (entry.is_file() or entry.is_symlink()):
                 yield path
             else:
                 others[suffix or "files without a suffix"] += 1
+
+
+def is_picture_name(name: str) -> bool:
+    """Whether `barlow views` may write this name among images: to look for its mark in every image would read all."""
+    return name.startswith("views") and name.endswith(".png")
 
 
 def suffix_of(name: str) -> str:

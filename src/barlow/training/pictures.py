@@ -7,7 +7,7 @@ import numpy as np
 
 from barlow.config import config_from_settings
 from barlow.data import CorruptSample, Source, open_source
-from barlow.data.files import FolderSource
+from barlow.data.files import FolderSource, is_picture_name
 from barlow.errors import InputError
 from barlow.files import check_outputs
 from barlow.plan import make_plan, resolve_recipe
@@ -36,8 +36,12 @@ def draw_views(
     source = data if isinstance(data, Source) else open_source(data, channels=channels)
     if source.kind != "image":
         raise InputError(f"{source.name} holds {source.kind} samples; only views of images can be drawn")
-    if isinstance(source, FolderSource) and Path(out).resolve().is_relative_to(source.root.resolve()):
-        raise InputError(f"{out} would lie among the images of {source.name} and become one; choose --out elsewhere")
+    inside = isinstance(source, FolderSource) and Path(out).resolve().is_relative_to(source.root.resolve())
+    if inside and not is_picture_name(Path(out).name):
+        raise InputError(
+            f"{out} would lie among the images of {source.name} and become one; name another --out, or views*.png, "
+            "which is left out of the data"
+        )
     settings = {"recipe": recipe, "image_size": image_size, "seed": seed, "batch_size": 2, "holdout": 0.0}
     plan = make_plan(config_from_settings(settings), source)
     maker = view_maker(
