@@ -104,6 +104,15 @@ def test_reading_back_is_strict() -> None:
         config_from_dict({name: part for name, part in values.items() if name != "views"})
 
 
+def test_a_config_of_a_version_with_fsdp_is_read_when_it_was_off_and_refused_when_it_was_on() -> None:
+    values = json.loads(json.dumps(config_to_dict(PretrainConfig())))
+    values["training"]["fsdp"] = False
+    assert config_from_dict(values) == PretrainConfig()
+    values["training"]["fsdp"] = True
+    with pytest.raises(InputError, match="^this run was trained with --fsdp, which was removed: start .*$"):
+        config_from_dict(values)
+
+
 def test_a_config_from_before_there_were_baselines_is_read_as_what_it_did_then() -> None:
     values = config_to_dict(config_from_settings({"lambd": 0.02}))
     for section, name in (("objective", "variant"), ("objective", "mix_global"), ("model", "head")):

@@ -138,8 +138,6 @@ class TrainingConfig:
     """float32, bfloat16, or auto (bfloat16 where the hardware has it); the loss is always float32"""
     compile: bool = False
     """compile the network with torch.compile"""
-    fsdp: bool = False
-    """many processes: each keeps a part of weights, gradients and momenta (FSDP2), for encoders that outgrow a GPU"""
     micro_batch: str | None = None
     """samples per forward pass with the exact large-batch gradient: a number, or auto"""
 
@@ -215,6 +213,11 @@ def config_to_dict(config: PretrainConfig) -> dict[str, dict[str, Any]]:
 
 def config_from_dict(values: Mapping[str, Any]) -> PretrainConfig:
     """Read back strictly: an unknown or missing field, or a value of the wrong type, is an InputError."""
+    training = values.get("training")
+    if isinstance(training, dict) and "fsdp" in training:  # of versions that could spread weights over the ranks
+        if training["fsdp"] is not False:
+            raise InputError("this run was trained with --fsdp, which was removed: start a new run without it")
+        values = {**values, "training": {name: value for name, value in training.items() if name != "fsdp"}}
     return exact(values, PretrainConfig, "config", may_lack=ADDED_LATER)
 
 
@@ -243,25 +246,13 @@ def _validate(config: PretrainConfig) -> None:
         value = next(value for _, leaf, value in leaves(config) if leaf == name)
         if value not in choices:
             raise InputError(f"unknown {name} '{value}'. {suggest(value, choices)}")
-    _validate_memory(config)
+    micro = config.training.micro_batch
+    if micro not in (None, "auto") and not re.fullmatch("0*([2-9]|[1-9][0-9]{1,6})", micro):
+        raise InputError(f"--micro-batch must be a number of 2 or more, or auto, got '{micro}'")
     _validate_projector(config.model)
     for name in config.output.trackers:
         if name not in TRACKERS:
             raise InputError(f"unknown tracker '{name}'. {suggest(name, TRACKERS)}")
-
-
-def _validate_memory(config: PretrainConfig) -> None:
-    ema, muon = config.model.ema is not None, config.optimizer.optimizer == "muon"
-    for other, used in (
-        ("ema", ema),
-        ("compile", config.training.compile),
-        ("optimizer", muon),
-    ):
-        if config.training.fsdp and used:
-            raise InputError(f"--fsdp does not go with {flag(other)}; leave one of them out")
-    micro = config.training.micro_batch
-    if micro not in (None, "auto") and not re.fullmatch("0*([2-9]|[1-9][0-9]{1,6})", micro):
-        raise InputError(f"--micro-batch must be a number of 2 or more, or auto, got '{micro}'")
 
 
 def _validate_projector(model: ModelConfig) -> None:

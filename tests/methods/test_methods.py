@@ -231,12 +231,11 @@ def test_global_mixing_of_two_ranks_is_the_mixing_of_their_joint_batch(per_sampl
             {"method": "byol", "micro_batch": 8},
             "--micro-batch goes with .* --method byol",
         ),
-        ({"method": "w-mse", "fsdp": True}, "--fsdp goes with methods that .* --method w-mse"),
         (
             {"predictor": True, "micro_batch": 8},
             "--micro-batch goes with .* --method barlow-twins has more",
         ),
-        ({"target_ema": 0.9, "fsdp": True}, "--fsdp goes with .* --method barlow-twins has more"),
+        ({"target_ema": 0.9, "micro_batch": 8}, "--micro-batch goes with .* --method barlow-twins has more"),
         ({"head": "rbf", "projector_norm": False}, "leave --no-projector-norm out"),
         ({"head": "rbf", "projector": (64,)}, "--head rbf needs a hidden layer, got --projector 64"),
         ({"head": "rfb"}, "unknown head 'rfb'. Did you mean 'rbf'"),
@@ -281,7 +280,7 @@ def test_settings_reach_the_method_and_are_said(settings: dict[str, Any], said: 
 def test_the_memory_estimate_counts_head_slow_network_and_queue(discs: Path) -> None:
     def weights_of(**settings: Any) -> int:
         trainer, _ = prepared(discs, **settings)
-        room = Room(trainer.config, trainer.plan, trainer.unsharded, trainer.method, [(1, 16, 16)] * 3)
+        room = Room(trainer.config, trainer.plan, trainer.network, trainer.method, [(1, 16, 16)] * 3)
         assert len(room.shapes) == (3 if settings["method"] == "barlow-twins" else 2)
         return room.estimate().weights
 

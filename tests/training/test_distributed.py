@@ -224,38 +224,3 @@ def test_ranks_that_torchrun_restarts_meet_again_and_not_the_dead(tmp_path: Path
     assert done.returncode == 0, done.stderr
     met = {file.name: file.read_text() for file in tmp_path.glob("*.txt")}
     assert met == {f"1-{rank}.txt": "met [0, 1]" for rank in range(2)}
-
-
-SHARDED = """
-import copy
-from torch import nn
-from torch.distributed.fsdp import fully_shard
-from barlow.training.optimizers import build_optimizer, clip_gradients, parameter_groups
-
-def train(net):
-    optimizer = build_optimizer("lars", parameter_groups(net), lr=0.2, lr_biases=0.005, weight_decay=0.01)
-    for step in range(5):
-        torch.manual_seed(step)
-        net(torch.randn(6, 5)).square().mean().backward()
-        norm = clip_gradients(optimizer, 0.5)
-        optimizer.step()
-        optimizer.zero_grad()
-    return norm
-
-def main():
-    with joined("cpu") as team:
-        torch.manual_seed(0)
-        whole = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3))
-        parts = copy.deepcopy(whole)
-        from torch.distributed.device_mesh import init_device_mesh
-        fully_shard(parts, mesh=init_device_mesh("cpu", (team.size,)))
-        torch.testing.assert_close(train(whole), train(parts))
-        for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
-            torch.testing.assert_close(a, b.full_tensor(), rtol=1e-6, atol=1e-7)
-"""
-
-
-@pytest.mark.slow
-def test_lars_and_clipping_on_sharded_weights_equal_those_on_whole_ones(free_port: int) -> None:
-    outcome = rehearse(SHARDED, 2, free_port)
-    assert outcome.exits == [0, 0], outcome.err

@@ -381,8 +381,6 @@ def test_with_ema_the_average_is_what_is_exported(tmp_path: Path) -> None:
         (blobs(), {"mean": (0.5, 0.5)}, "needs one value for each of 1 channels, got 2"),
         (blobs(), {"recipe": "cifr"}, "cifar"),
         (blobs(), {"method": "simclrr"}, "unknown method"),
-        (blobs(), {"fsdp": True, "ema": 0.9}, "--fsdp does not go with --ema"),
-        (blobs(), {"fsdp": True, "compile": True}, "--fsdp does not go with --compile"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_in_one_line(

@@ -102,55 +102,6 @@ def _ranks_see_halves_of_the_same_batches(folder: Path) -> None:
         assert sorted([*a, *b]) == sorted(whole)
 
 
-SHARDED = (
-    RANKS
-    + """
-def sigterm_at_3():
-    original = trainer.Trainer.train_step
-    def train_step(self, *arguments):
-        if self.step == 3 and os.environ["RANK"] == "1":
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(self, *arguments)
-    trainer.Trainer.train_step = train_step
-
-found = []
-for folder, extra in json.loads(sys.argv[5]):
-    command[:] = ["pretrain", data, *settings, *extra]
-    found.append(two_ranks(sigterm_at_3 if folder == "cut" and extra == ["--fsdp"] else lambda: None, folder))
-print(json.dumps(found))
-"""
-)
-
-
-@pytest.mark.slow
-def test_sharded_weights_follow_the_curve_of_whole_ones_and_resume_exactly(
-    rehearse: Rehearse, discs: Path, free_port: int, tmp_path: Path
-) -> None:
-    settings = [*SETTINGS, "--optimizer", "lars", "--lr", "0.5", "--checkpoint-minutes", "0.0001"]
-    runs = [("ddp", []), ("fsdp", ["--fsdp"]), ("cut", ["--fsdp"]), ("cut", ["--fsdp", "--resume"])]
-    found = rehearse(SHARDED, discs, tmp_path, free_port, json.dumps(settings), json.dumps(runs)).answer
-    assert found == [[0, 0], [0, 0], [143, 143], [0, 0]], "".join(file.read_text() for file in tmp_path.glob("*.txt"))
-    ddp, fsdp, cut = (Run(tmp_path / name) for name in ("ddp", "fsdp", "cut"))
-    np.testing.assert_allclose(curves(fsdp.path)[:, 0], curves(ddp.path)[:, 0], rtol=1e-4)
-    assert fsdp.metrics("validation")[-1]["heldout_loss"] == pytest.approx(
-        ddp.metrics("validation")[-1]["heldout_loss"], rel=1e-3
-    )
-    assert (curves(cut.path) == curves(fsdp.path)).all()
-    encoders = [(run.path / "encoder.safetensors").read_bytes() for run in (fsdp, cut)]
-    assert encoders[0] == encoders[1]
-    assert "warning" not in (tmp_path / "fsdp-0.txt").read_text().lower()
-    assert fsdp.encoder().feature_dim == 256  # loads strictly, on one process
-
-
-@pytest.mark.slow
-def test_sharded_weights_take_micro_batches(rehearse: Rehearse, discs: Path, free_port: int, tmp_path: Path) -> None:
-    settings = [*SETTINGS, "--optimizer", "lars", "--lr", "0.5", "--epochs", "1", "--micro-batch", "4"]
-    runs = [("ddp", []), ("fsdp", ["--fsdp"])]
-    found = rehearse(SHARDED, discs, tmp_path, free_port, json.dumps(settings), json.dumps(runs)).answer
-    assert found == [[0, 0], [0, 0]], "".join(file.read_text() for file in tmp_path.glob("*.txt"))
-    np.testing.assert_allclose(curves(tmp_path / "fsdp")[:, 0], curves(tmp_path / "ddp")[:, 0], rtol=1e-4)
-
-
 @pytest.mark.slow
 def test_two_torchrun_agents_rehearse_two_machines(discs: Path, free_port: int, tmp_path: Path) -> None:
     """The commands of docs/scaling.md for several machines, both on loopback."""

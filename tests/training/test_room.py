@@ -34,7 +34,7 @@ def made(free: int, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Room:
     config = config_from_settings({**SMALL, **settings})
     plan = make_plan(config, open_source(images()))
     trainer = Trainer(config, plan)
-    return Room(config, plan, trainer.unsharded, trainer.method, [(3, 16, 16)] * 2)
+    return Room(config, plan, trainer.network, trainer.method, [(3, 16, 16)] * 2)
 
 
 def test_a_step_that_fits_the_empty_device_is_advised_though_the_failed_one_still_fills_it(
@@ -83,7 +83,7 @@ def test_a_network_that_does_not_fit_is_refused_in_one_line(
 ) -> None:
     if settings:
         pretrain(images(), tmp_path / "run", quiet=True, **SMALL)
-    monkeypatch.setattr(Trainer, "load_state_dict" if settings else "_place", out_of_memory)
+    monkeypatch.setattr(Trainer, "load_state_dict" if settings else "_build_network", out_of_memory)
     with pytest.raises(
         InputError, match=r"^out of memory: cpu had .* GiB for the network .*; use a smaller encoder, .*$"
     ):

@@ -93,9 +93,9 @@ def measured(x: np.ndarray, seed: int) -> dict[str, Any]:
     torch.manual_seed(1)
     nn.init.orthogonal_(encoder[2].weight)  # type: ignore[arg-type]
     trainer = Trainer(config, make_plan(config, source), encoder=encoder)
-    whole = trainer.whole()
-    assert whole is not None
-    return Validator(source, *split_indices(config, source), trainer)(trainer, *whole)[1]
+    return Validator(source, *split_indices(config, source), trainer)(
+        trainer, trainer.encoder, trainer.network.projector
+    )[1]
 
 
 def test_the_order_of_the_files_does_not_change_the_verdict() -> None:

@@ -51,9 +51,8 @@ def check_options(config: PretrainConfig) -> None:
     if config.views.views not in (None, 2) and not method.takes_all_views:
         takers = [name for name in METHODS if method_class(name).takes_all_views]
         raise InputError(f"--method {objective.method} takes two views; more go with {', '.join(takers)}")
-    for name, used in (("fsdp", config.training.fsdp), ("micro_batch", config.training.micro_batch is not None)):
-        if used and not method.is_lean(objective):
-            raise InputError(
-                f"{flag(name)} goes with methods that have encoder and projector alone; --method {objective.method} "
-                "has more with these options"
-            )
+    if config.training.micro_batch is not None and not method.is_lean(objective):
+        raise InputError(
+            f"--micro-batch goes with methods that have encoder and projector alone; --method {objective.method} "
+            "has more with these options"
+        )

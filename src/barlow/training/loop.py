@@ -110,8 +110,6 @@ class Hooks:
     stop: Callable[[], bool]
     pause: Callable[[], float]
     """seconds from one checkpoint to the next"""
-    agree: Callable[[bool], bool] = lambda due: due
-    """whether something that the clock says is due is to be done by all ranks at this step"""
 
 
 def train(trainer: Trainer, loader: Loader, hooks: Hooks, display: ProgressDisplay, meter: Meter) -> bool:
@@ -205,7 +203,7 @@ class _Loop:
             return True
         if self.output.checkpoint_steps is not None:
             return self.trainer.step % self.output.checkpoint_steps == 0
-        return self.hooks.agree(time.monotonic() - self.saved_at >= self.hooks.pause())
+        return time.monotonic() - self.saved_at >= self.hooks.pause()
 
     def _save(self) -> None:
         self._flush()

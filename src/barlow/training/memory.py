@@ -76,14 +76,13 @@ def estimate_memory(
     optimizer: str = "adamw",
     form: str = "auto",
     ema: bool = False,
-    parts: int = 1,
 ) -> MemoryEstimate:
     """The memory of one training step, without running it.
 
     view_shapes: shape of a sample in each of the views that go through the network, e.g. [(3, 224, 224)] * 2 (three
     for Mixed Barlow Twins). batch: samples per rank. micro_batch: samples per forward pass of the gradient cache.
-    form: of the objective. parts: ranks that weights, gradients and momenta are spread over. Batch norms are counted as
-    local ones. Raises NotEstimated where the network cannot run on fake tensors.
+    form: of the objective. Batch norms are counted as local ones. Raises NotEstimated where the network cannot run on
+    fake tensors.
     """
     passes = [(shape, batch) for shape in view_shapes]
     if micro_batch is not None and micro_batch < batch:
@@ -94,9 +93,9 @@ def estimate_memory(
     if len(passes) < len(view_shapes) or micro_batch is not None:
         projector_bytes += 2 * 4 * len(view_shapes) * batch * width  # the cache: embeddings and their gradients
     return MemoryEstimate(
-        weights=weight_bytes(encoder, projector, ema=ema, parts=parts),
-        optimizer=STATES_PER_WEIGHT[optimizer] * trained // parts,
-        gradients=trained // parts,
+        weights=weight_bytes(encoder, projector, ema=ema),
+        optimizer=STATES_PER_WEIGHT[optimizer] * trained,
+        gradients=trained,
         activations=encoder_bytes,
         projector=projector_bytes,
         loss=loss_bytes(len(view_shapes), batch * world_size, width, form),
@@ -104,12 +103,12 @@ def estimate_memory(
     )
 
 
-def weight_bytes(encoder: nn.Module, projector: nn.Module, *, ema: bool = False, parts: int = 1) -> int:
+def weight_bytes(encoder: nn.Module, projector: nn.Module, *, ema: bool = False) -> int:
     """Bytes of weights, buffers and the encoder's moving average: what is on the device before the first step."""
     weights = sum(p.nbytes for p in {p for m in (encoder, projector) for p in m.parameters()})
     buffers = sum(b.nbytes for m in (encoder, projector) for b in m.buffers())
     averaged = sum(t.nbytes for t in (*encoder.parameters(), *encoder.buffers())) if ema else 0
-    return weights // parts + buffers + averaged
+    return weights + buffers + averaged
 
 
 def loss_bytes(views: int, samples: int, width: int, form: str = "auto") -> int:

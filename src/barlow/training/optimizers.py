@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
@@ -50,7 +49,7 @@ class LARS(Optimizer):
             weights = [p for p in trained if p.ndim > 1]
             others = [p for p in trained if p.ndim <= 1]
             self._move(weights, _adapted(weights, group["weight_decay"], group["eta"]), group, skip)
-            self._move(others, [_local(p.grad) for p in others], group, skip)
+            self._move(others, [p.grad for p in others if p.grad is not None], group, skip)
         return loss
 
     def _move(
@@ -58,13 +57,13 @@ class LARS(Optimizer):
     ) -> None:
         if not parameters:
             return
-        weights, momenta = [_local(p) for p in parameters], [_local(self._momentum(p)) for p in parameters]
+        momenta = [self._momentum(p) for p in parameters]
         if skip is not None:
-            _move_unless(skip > 0, weights, momenta, directions, group["momentum"], group["lr"])
+            _move_unless(skip > 0, parameters, momenta, directions, group["momentum"], group["lr"])
             return
         torch._foreach_mul_(momenta, group["momentum"])
         torch._foreach_add_(momenta, directions)
-        torch._foreach_add_(weights, momenta, alpha=-group["lr"])
+        torch._foreach_add_(parameters, momenta, alpha=-group["lr"])
 
     def _momentum(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
@@ -88,10 +87,10 @@ def _adapted(weights: list[Tensor], weight_decay: float, eta: float) -> list[Ten
     """Decayed gradients scaled to `eta` times the norm of their weight, one trust ratio per tensor, no host sync."""
     if not weights:
         return []
-    gradients = [_local(w.grad) for w in weights if w.grad is not None]
-    updates = list(torch._foreach_add(gradients, [_local(w) for w in weights], alpha=weight_decay))
-    weight_norms = _norms([_local(w) for w in weights], weights)
-    update_norms = _norms(updates, weights)
+    gradients = [w.grad for w in weights if w.grad is not None]
+    updates = list(torch._foreach_add(gradients, weights, alpha=weight_decay))
+    weight_norms = torch.stack(torch._foreach_norm(weights))
+    update_norms = torch.stack(torch._foreach_norm(updates))
     ratios = torch.where(
         (weight_norms > 0) & (update_norms > 0), eta * weight_norms / update_norms, torch.ones_like(weight_norms)
     )
@@ -196,21 +195,6 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
     return (x.mT if tall else x).to(matrix.dtype)
 
 
-def _norms(parts: list[Tensor], wholes: list[Tensor]) -> Tensor:
-    """Norms [K] of K tensors, of which this rank may hold only a shard (FSDP2)."""
-    norms = torch.stack(torch._foreach_norm(parts))
-    if isinstance(wholes[0], DTensor):
-        squares = norms.square()
-        for dim in range(wholes[0].device_mesh.ndim):
-            torch.distributed.all_reduce(squares, group=wholes[0].device_mesh.get_group(dim))
-        return squares.sqrt()
-    return norms
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
 def parameter_groups(*modules: nn.Module) -> dict[str, list[nn.Parameter]]:
     """Trainable parameters as "weights" (two or more dimensions) and "biases_and_norms"; a shared one counts once."""
     unique = dict.fromkeys(p for module in modules for p in module.parameters() if p.requires_grad)
@@ -274,16 +258,12 @@ def set_lr(optimizer: Optimizer, multiplier: float) -> None:
 def clip_gradients(optimizer: Optimizer, max_norm: float = math.inf) -> Tensor:
     """Scale all gradients in place so that their joint L2 norm is at most `max_norm`; the norm before, on device."""
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters], foreach=_foreach(parameters))
-    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    # torch takes all norms in one call on GPUs alone by itself; MPS cannot.
+    foreach = None if any(p.device.type == "mps" for p in parameters) else True
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters], foreach=foreach)
     if math.isfinite(max_norm):  # else a pass over all gradients is saved
         torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
     return norm
-
-
-def _foreach(parameters: Sequence[Tensor]) -> bool | None:
-    """Whether to take all norms in one call; torch by itself does so on GPUs alone. Where it cannot: as it likes."""
-    return None if any(isinstance(p, DTensor) or p.device.type == "mps" for p in parameters) else True
 
 
 def load_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:

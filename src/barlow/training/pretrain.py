@@ -21,7 +21,7 @@ from barlow.errors import InputError
 from barlow.evaluation.frozen import eval_mode
 from barlow.evaluation.knn import TEMPERATURE, K
 from barlow.files import LOCK, locked, read_json, remove_leftovers, user_path, write_json
-from barlow.models import Encoder, save_encoder
+from barlow.models import save_encoder
 from barlow.models.network import deterministic_kernels, is_of_compiler
 from barlow.plan import (
     Plan,
@@ -265,7 +265,7 @@ class _Session:
             )
         shapes = view_shapes(recipe, plan)
         self._check_views(recipe.name, shapes)
-        self.room = Room(config, plan, self.trainer.unsharded, self.trainer.method, shapes)
+        self.room = Room(config, plan, self.trainer.network, self.trainer.method, shapes)
         self.trainer.micro_batch = self._agreed_micro_batch()
         self.meter = Meter()
         self.told: str | None = None
@@ -274,7 +274,6 @@ class _Session:
         validator = Validator(source, train_rows, held_rows, self.trainer) if len(held_rows) else None
         self.validator = validator if team.is_main else None
         self.resume_step: int | None = None
-        self.gathering_s = 0.0  # that the state of the last checkpoint took to come together
 
     def _check_views(self, recipe: str, shapes: Sequence[tuple[int, ...]]) -> None:
         """Refuse what the first step would fail on, while an earlier run in the folder is still as it was."""
@@ -286,9 +285,7 @@ class _Session:
             raise InputError(
                 f"recipe '{recipe}' makes views of two sizes, which cannot be mixed: give the first two one"
             )
-        if self.trainer.sharded:  # no rank holds an encoder that it could try alone
-            return
-        encoder = self.trainer.unsharded.encoder
+        encoder = self.trainer.network.encoder
         for shape in sorted(set(shapes)):
             try:
                 with torch.no_grad(), eval_mode(encoder):
@@ -346,11 +343,10 @@ class _Session:
             hooks = Hooks(
                 log=log,
                 checkpoint=self._checkpointing(writer),
-                validate=self._validating(log) if self._takes_part_in_validation() else None,
+                validate=self._validating(log, self.validator) if self.validator else None,
                 check=self._check_finite,
                 stop=lambda: self._asked_to_stop(asked),
                 pause=lambda: self._pause(writer),
-                agree=self._agree_now,
             )
             try:
                 with self._one_line():
@@ -360,24 +356,13 @@ class _Session:
             except _NotFinite as found:
                 self._keep_fault(found.fault)
             self._await(writer)
-        whole = self.trainer.whole()
-        if self.team.is_main and whole:
-            self._finish("finished" if complete else "interrupted", whole[0])
-
-    def _takes_part_in_validation(self) -> bool:
-        """The main rank measures; the others give it their parts of the weights."""
-        return self.validator is not None or (self.trainer.sharded and self.plan.n_held > 0)
+        if self.team.is_main:
+            self._finish("finished" if complete else "interrupted")
 
     def _pause(self, writer: CheckpointWriter) -> float:
         """Only the process that writes knows how long it takes; the others wait for it."""
         longest = 60 * self.config.output.checkpoint_minutes
-        return pause(self.gathering_s + writer.took_s, longest) if self.team.is_main else math.inf
-
-    def _agree_now(self, due: bool) -> bool:
-        """What only the main rank does it decides; where all must take part, they agree every few steps."""
-        if not self.trainer.sharded:
-            return due
-        return self.trainer.step % AGREE_EVERY == 0 and bool(self.team.largest(int(due)))
+        return pause(writer.took_s, longest) if self.team.is_main else math.inf
 
     def _asked_to_stop(self, asked: SignalFlag) -> bool:
         """Alone at every step; ranks agree every few steps, since they must stop at the same one."""
@@ -391,16 +376,10 @@ class _Session:
         return number > 0
 
     def _check_finite(self, *, wait: bool = False) -> None:
-        fault = self._fault(wait)
+        """The quantities are global: the main rank sees what all have."""
+        fault = self.trainer.watch.poll(wait=wait) if self.team.is_main else None
         if fault is not None:
             raise _NotFinite(fault)
-
-    def _fault(self, wait: bool) -> Fault | None:
-        """The quantities are global: the main rank sees what all have. Sharded ranks look together, every few steps."""
-        if not self.trainer.sharded:
-            return self.trainer.watch.poll(wait=wait) if self.team.is_main else None
-        known = wait or self._agree_now(self.trainer.watch.poll() is not None)
-        return self.trainer.watch.poll(wait=True) if known else None
 
     def _keep_fault(self, fault: Fault) -> NoReturn:
         """Keep the step for `barlow replay`; the reader of batches is free again."""
@@ -411,13 +390,12 @@ class _Session:
         kept |= {"reference": self.reference, "micro_batch": self.trainer.micro_batch}
         names = ", ".join(str(self.source.keys[i]) for i in batch.ids[:3].tolist())
         advice = "lower --lr, or set --clip"
-        if self.team.is_main:
-            try:
-                save_replay(self.folder, fault, batch=kept, state=state)
-                advice = f"batch and state are kept: run `barlow replay {self.folder}`, or {advice}"
-            except CheckpointError as error:
-                advice = f"batch and state could not be kept ({error}); {advice}"
-            self._set_status("failed")
+        try:
+            save_replay(self.folder, fault, batch=kept, state=state)
+            advice = f"batch and state are kept: run `barlow replay {self.folder}`, or {advice}"
+        except CheckpointError as error:
+            advice = f"batch and state could not be kept ({error}); {advice}"
+        self._set_status("failed")
         raise InputError(f"{fault} (samples {names}, ...); {advice}")
 
     @contextmanager
@@ -460,15 +438,10 @@ class _Session:
         def checkpoint(meter: Meter) -> None:
             self._check_finite(wait=True)  # or the state of a step after a fault would be kept as sound
             if not self.team.is_main:
-                if self.trainer.sharded:
-                    self.trainer.state_dict()  # gives the main rank this one's parts
                 return
             with self._failures_said():
                 self._sync()  # the lines up to this step must be there when the run continues from it
-                began = time.monotonic()
-                state = self._state(meter)
-                self.gathering_s = time.monotonic() - began
-                writer.write(state, self.trainer.step)
+                writer.write(self._state(meter), self.trainer.step)
                 self._set_status("running")  # a process that is killed leaves its time
 
         return checkpoint
@@ -491,18 +464,14 @@ class _Session:
         validations = self.validator.history if self.validator else []
         return {"trainer": self.trainer.state_dict(), "meter": meter.state_dict(), "validations": list(validations)}
 
-    def _validating(self, log: Callable[[Record], None]) -> Callable[[int], Record]:
+    def _validating(self, log: Callable[[Record], None], validator: Validator) -> Callable[[int], Record]:
         def validate(epoch: int) -> Record:
             self._check_finite(wait=True)  # weights that are not sound are not worth a measurement
-            whole = self.trainer.whole()
-            if self.validator is None or whole is None:
-                return {}
-            record, diagnostics = self.validator(self.trainer, *whole)
+            record, diagnostics = validator(self.trainer, self.trainer.encoder, self.trainer.network.projector)
             log({"kind": "validation", "step": self.trainer.step, "epoch": epoch, **record})
             with self._failures_said():
                 write_json(self.folder / HEALTH, diagnostics)
-                self._save_encoder(epoch, whole[0])
-            self.trainer.put_away()
+                self._save_encoder(epoch)
             self._tell(diagnostics["verdict"])
             return record
 
@@ -515,9 +484,9 @@ class _Session:
             self.told = verdict["state"]
             self.display.say(f"health     {verdict['text']}")
 
-    def _save_encoder(self, epoch: int, encoder: Encoder) -> None:
+    def _save_encoder(self, epoch: int) -> None:
         save_encoder(
-            encoder,
+            self.trainer.encoder,
             self.plan.preprocess(),
             self.folder,
             method=self.config.objective.method,
@@ -526,8 +495,8 @@ class _Session:
             seed=self.config.training.seed,
         )
 
-    def _finish(self, status: str, encoder: Encoder) -> None:
-        self._save_encoder(self.trainer.step // self.plan.steps_per_epoch, encoder)
+    def _finish(self, status: str) -> None:
+        self._save_encoder(self.trainer.step // self.plan.steps_per_epoch)
         self._set_status(status)
         skipped = self._skipped()
         for key, reason in skipped[:MOST_NAMED]:
@@ -570,8 +539,6 @@ class _Session:
             f"training   {config.training.epochs} epochs of {plan.steps_per_epoch} steps, batch {batch}, "
             f"{plan.precision} on {plan.device}, seed {config.training.seed}"
         )
-        if config.training.fsdp and plan.world_size == 1:
-            say("warning    --fsdp spreads weights over the processes of torchrun; there is one, which holds them all")
         say(f"memory     {self.room.describe(self.trainer.micro_batch)}")
         if self.trainer.step:
             say(f"resuming   after step {self.trainer.step} of {plan.total_steps}")

@@ -52,13 +52,10 @@ class Room:
         head, projector = self.network.head, self.network.projector
         return projector if head is None else nn.Sequential(projector, head)
 
-    def _parts(self) -> int:
-        return self.plan.world_size if self.config.training.fsdp else 1
-
     def _placed(self) -> int:
         """Bytes of a step that are on the device before the first one."""
         ema = self.config.model.ema is not None
-        return weight_bytes(self.network.encoder, self._projector(), ema=ema, parts=self._parts()) + self._remembered()
+        return weight_bytes(self.network.encoder, self._projector(), ema=ema) + self._remembered()
 
     def _remembered(self) -> int:
         return sum(tensor.nbytes for tensor in self.method.memory.state_dict().values())
@@ -78,7 +75,6 @@ class Room:
             optimizer=choose_optimizer(self.config.optimizer.optimizer, self.plan.encoder),
             form=form or self.config.objective.form,
             ema=self.config.model.ema is not None,
-            parts=self._parts(),
         )
         contrasted = self._contrasted(batch)
         return dataclasses.replace(found, weights=found.weights + self._remembered(), loss=found.loss + contrasted)

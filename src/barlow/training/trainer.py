@@ -1,6 +1,5 @@
 """Everything that changes during a run, and the one step that changes it."""
 
-import copy
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -30,7 +29,6 @@ from barlow.training.optimizers import (
     parameter_groups,
     set_lr,
 )
-from barlow.training.sharding import gathered, network_parts, optimizer_parts, shard
 from barlow.views import SignalViewMaker, TableViewMaker, ViewMaker, view_maker
 
 
@@ -58,10 +56,9 @@ class Trainer:
         self.micro_batch: int | None = None
         self.device = torch.device(plan.device)
         self.step = 0
-        self._is_main = rank == 0
-        self.sharded = config.training.fsdp and plan.world_size > 1
-        self.network = self._build_network(encoder)
-        self.unsharded = self._place()
+        self.network = self._build_network(encoder).to(self.device)
+        if plan.kind == "image":
+            self.network = self.network.to(memory_format=torch.channels_last)
         self.ema = EMA(self.network.encoder, config.model.ema) if config.model.ema else None
         self.optimizer = build_optimizer(
             choose_optimizer(config.optimizer.optimizer, plan.encoder),
@@ -106,38 +103,6 @@ class Trainer:
         assert isinstance(network, TwinNetwork)  # the container itself is never replaced
         return network
 
-    def _place(self) -> TwinNetwork:
-        """Move the network to the device, sharded where that is asked for; returns one with whole weights."""
-        if not self.sharded:
-            self.network = self.network.to(self.device)
-            if self.plan.kind == "image":
-                self.network = self.network.to(memory_format=torch.channels_last)
-            return self.network
-        copied = copy.deepcopy(self.network)
-        whole = copied if self._is_main else copied.to("meta")  # the others only need to know its shapes
-        shard(self.network, self.device)  # moves one block at a time: the whole may not fit
-        self.network = self.network.to(self.device)
-        return whole
-
-    def whole(self) -> tuple[Encoder, nn.Module] | None:
-        """What is evaluated and saved, with whole weights: encoder (its average, where one is kept) and projector.
-
-        When the network is sharded, all ranks must ask, and only the main one gets it.
-        """
-        if not self.sharded:
-            return self.encoder, self.network.projector
-        state = gathered(self.network.state_dict(), keep=self._is_main)
-        if not self._is_main:
-            return None
-        self.unsharded = self.unsharded.to(self.device)
-        self.unsharded.load_state_dict(state)
-        return self.unsharded.encoder, self.unsharded.projector
-
-    def put_away(self) -> None:
-        """Take the whole weights that `whole` made of sharded ones off the device again."""
-        if self.sharded and self._is_main:
-            self.unsharded = self.unsharded.to("cpu")
-
     def _build_maker(self, reference: Tensor | None) -> ViewMaker | SignalViewMaker | TableViewMaker:
         plan = self.plan
         return view_maker(
@@ -155,7 +120,7 @@ class Trainer:
         network: nn.Module = self.network
         if self.config.training.compile:
             network.compile()
-        if self.plan.world_size > 1 and not self.sharded:
+        if self.plan.world_size > 1:
             ids = [self.device.index or 0] if self.device.type == "cuda" else None
             network = DistributedDataParallel(network, device_ids=ids)
             # The statistics of all ranks are equal already. As argument this flag is deprecated from torch 2.13 on, and
@@ -231,17 +196,11 @@ class Trainer:
         return embedding
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on, as tensors and plain values.
-
-        When the network is sharded, all ranks must ask, and only the main one gets whole tensors.
-        """
-        network, optimizer = self.network.state_dict(), self.optimizer.state_dict()
-        if self.sharded:
-            network, optimizer = (gathered(state, keep=self._is_main) for state in (network, optimizer))
+        """All that the next step depends on, as tensors and plain values."""
         return {
             "step": self.step,
-            "network": network,
-            "optimizer": optimizer,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "ema": self.ema.state_dict() if self.ema else None,
             "method": self.method.memory.state_dict(),
             "rng": capture_rng(self.device),
@@ -249,18 +208,15 @@ class Trainer:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict`; strict. Raises InputError when it is the state of another network."""
-        network, optimizer = state["network"], state["optimizer"]
-        if self.sharded:
-            network, optimizer = network_parts(network, self.network), optimizer_parts(optimizer, self.optimizer)
         try:
-            self.network.load_state_dict(network, strict=True)
+            self.network.load_state_dict(state["network"], strict=True)
             self.method.memory.load_state_dict(
                 state.get("method", {}), strict=True
             )  # before there were baselines: none
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
             raise InputError(f"the checkpoint is of another network: {reason}") from None
-        load_optimizer_state(self.optimizer, optimizer)
+        load_optimizer_state(self.optimizer, state["optimizer"])
         if self.ema:
             self.ema.load_state_dict(state["ema"])
         restore_rng(state["rng"], self.device)
