@@ -18,7 +18,7 @@ from barlow.training.pretrain import pretrain
 DATA = "digits"
 PROTOCOLS = (KNN(), Linear(), FewShot(1), FewShot(5))
 SETTINGS: dict[str, Any] = {
-    "encoder": "resnet10-narrow",
+    "encoder": "whitenet",
     "projector": (512, 512),
     "epochs": 28,
     "batch_size": 64,  # of 1,295 digits: 20 steps an epoch
