@@ -164,7 +164,7 @@ def with_flags(*flags: str) -> Make:
         (with_flags("--batch-size", "1"), "--batch-size must be 2 or more, got 1"),
         (with_flags("--projector", "64", "1"), "--projector must be 2 or more, got 1"),
         (with_flags("--method", "mixed"), "Choose one of: barlow-twins, byol, dino, mixed-barlow-twins, moco-v2"),
-        (with_flags("--method", "byol", "--micro-batch", "4"), "encoder and projector; leave --micro-batch out"),
+        (with_flags("--method", "byol", "--micro-batch", "4"), "encoder and projector alone"),
         (with_flags("--resume", "--overwrite"), "--resume continues a run and --overwrite replaces it"),
         (with_flags("--seed", "-1"), "--seed must be 0 or more, got -1"),
         (with_flags("--seed", str(2**64)), f"--seed must be at most {2**63 - 1}, got {2**64}"),

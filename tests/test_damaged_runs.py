@@ -108,7 +108,7 @@ def spots(value: Any) -> Iterator[tuple[Any, Any]]:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:checkpoint .* is damaged")
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(280)
 def test_a_damaged_run_is_one_line_or_a_page(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     damaged = finished / "damaged"
     data, copy, page = finished / "data.npz", damaged / "run", damaged / "page.html"
