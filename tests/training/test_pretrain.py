@@ -430,6 +430,27 @@ def test_an_existing_run_is_neither_replaced_nor_resumed_unless_asked(tmp_path: 
     assert not (tmp_path / "run" / "replay-000000001.pt").exists()
 
 
+@pytest.mark.parametrize(
+    ("recipe", "settings", "message"),
+    [
+        ("[[views]]\nflip = 0.5\n", {}, "makes one view of a sample"),
+        ("[[views]]\nflip = 0.5\n", {"method": "simclr"}, "makes one view of a sample"),
+        ("[[views]]\n[[views]]\nsize = 8\n", {"method": "mixed-barlow-twins"}, "views of two sizes"),
+        ("[[views]]\nflipp = 0.5\n", {}, "unknown key 'flipp'"),
+        ('kind = "signal"\n[[views]]\n[[views]]\n', {}, "makes views of signal samples"),
+    ],
+)
+def test_a_recipe_that_is_refused_leaves_the_run_that_it_was_to_replace(
+    recipe: str, settings: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.toml").write_text(recipe)
+    run_tiny(tmp_path / "run", epochs=1)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=message):
+        run_tiny(tmp_path / "run", overwrite=True, recipe=str(tmp_path / "mine.toml"), **settings)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
 def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="not empty and not a run"):
