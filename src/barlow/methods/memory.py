@@ -14,6 +14,16 @@ from barlow.models.network import TwinNetwork, autocast
 from barlow.plan import Plan
 
 
+@torch.no_grad()
+def follow(average: nn.Module, network: nn.Module, decay: float, skip: Tensor) -> None:
+    """average = decay * average + (1 - decay) * network, for every parameter that the average has."""
+    theirs = dict(network.named_parameters())
+    named = dict(average.named_parameters())
+    change = torch._foreach_sub([theirs[name] for name in named], list(named.values()))
+    torch._foreach_mul_(change, (1 - decay) * (skip == 0))
+    torch._foreach_add_(list(named.values()), change)
+
+
 class Target(nn.Module):
     """A copy of a network that follows it slowly and makes what it is to predict; no gradient trains it.
 
@@ -32,14 +42,9 @@ class Target(nn.Module):
             embeddings: list[Tensor] = self.network(views)
         return embeddings
 
-    @torch.no_grad()
     def follow(self, network: TwinNetwork, decay: float, skip: Tensor) -> None:
-        """weights = decay * weights + (1 - decay) * the network's, for all that the copy has."""
-        theirs = dict(network.named_parameters())
-        named = dict(self.network.named_parameters())
-        change = torch._foreach_sub([theirs[name] for name in named], list(named.values()))
-        torch._foreach_mul_(change, (1 - decay) * (skip == 0))
-        torch._foreach_add_(list(named.values()), change)
+        """Move the copy's weights towards the network's; its batch statistics are its own."""
+        follow(self.network, network, decay, skip)
 
 
 def projecting_target(network: TwinNetwork, plan: Plan) -> Target:

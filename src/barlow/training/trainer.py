@@ -1,5 +1,6 @@
 """Everything that changes during a run, and the one step that changes it."""
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from barlow.config import PretrainConfig
 from barlow.data import Batch
 from barlow.errors import InputError
 from barlow.methods import method_class
+from barlow.methods.memory import follow
 from barlow.methods.method import Terms, detached, rank_seed
 from barlow.models import Encoder, build_encoder, build_projector
 from barlow.models.network import TwinNetwork, autocast, guard_convolutions, to_layout
@@ -19,7 +21,6 @@ from barlow.models.sync_norm import synchronise_norms
 from barlow.plan import Plan, choose_optimizer, resolve_recipe
 from barlow.schedules import warmup_cosine
 from barlow.training.checkpoint import capture_rng, restore_rng, seed_generators
-from barlow.training.ema import EMA
 from barlow.training.faults import NonFiniteWatch
 from barlow.training.gradient_cache import cached_backward
 from barlow.training.optimizers import (
@@ -59,7 +60,9 @@ class Trainer:
         self.network = self._build_network(encoder).to(self.device)
         if plan.kind == "image":
             self.network = self.network.to(memory_format=torch.channels_last)
-        self.ema = EMA(self.network.encoder, config.model.ema) if config.model.ema else None
+        self.average: Encoder | None = None  # of the encoder's weights, exponentially weighted
+        if config.model.ema:
+            self.average = copy.deepcopy(self.network.encoder).eval().requires_grad_(False)
         self.optimizer = build_optimizer(
             choose_optimizer(config.optimizer.optimizer, plan.encoder),
             parameter_groups(self.network),
@@ -131,7 +134,7 @@ class Trainer:
     @property
     def encoder(self) -> Encoder:
         """What the run is for: the trained encoder, or its moving average when one is kept."""
-        return self.ema.module if self.ema else self.network.encoder  # type: ignore[return-value]
+        return self.network.encoder if self.average is None else self.average
 
     @property
     def cutter(self) -> ViewMaker | None:
@@ -168,8 +171,10 @@ class Trainer:
         self.watch.update(self.step, terms)
         set_lr(self.optimizer, self._multiplier())
         self.optimizer.step()
-        if self.ema:
-            self.ema.update(self.network.encoder)
+        if self.average is not None and self.config.model.ema:
+            follow(self.average, self.network.encoder, self.config.model.ema, self.watch.tripped)
+            for mine, theirs in zip(self.average.buffers(), self.network.encoder.buffers(), strict=True):
+                mine.copy_(theirs)  # batch statistics are averages already
         self.method.after_step(self.network, self.step, self.watch.tripped)
         self.step += 1
         return terms
@@ -201,7 +206,7 @@ class Trainer:
             "step": self.step,
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "ema": self.ema.state_dict() if self.ema else None,
+            "ema": self.average.state_dict() if self.average is not None else None,
             "method": self.method.memory.state_dict(),
             "rng": capture_rng(self.device),
         }
@@ -217,7 +222,7 @@ class Trainer:
             reason = str(error).splitlines()[-1].strip()
             raise InputError(f"the checkpoint is of another network: {reason}") from None
         load_optimizer_state(self.optimizer, state["optimizer"])
-        if self.ema:
-            self.ema.load_state_dict(state["ema"])
+        if self.average is not None:
+            self.average.load_state_dict(state["ema"])
         restore_rng(state["rng"], self.device)
         self.step = int(state["step"])
