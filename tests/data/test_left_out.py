@@ -183,8 +183,7 @@ def test_a_shard_without_its_end_mark_is_named(tmp_path: Path) -> None:
 )
 def test_labels_that_are_none_leave_the_shard_unlabelled(tmp_path: Path, label: bytes) -> None:
     path = tar(tmp_path / "s.tar", {"1.png": encoded(1), "1.json": label})
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DataWarning)
+    with pytest.warns(DataWarning, match="cannot be read as labels|no classes"):
         source = open_source(path)
     assert (shades(source), source.labels) == ([1], None)
 

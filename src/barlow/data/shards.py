@@ -28,7 +28,7 @@ LOST_SHARE = 0.01
 """Share of the shards' bytes that damage may hide before a run ends."""
 LABEL_BYTES = 1 << 20
 """Largest `.cls` or `.json` that is looked into for a label."""
-_VERSION = 2  # of the index's content
+_VERSION = 3  # of the index's content
 
 
 def is_pattern(text: str) -> bool:
@@ -190,7 +190,12 @@ class _Shard:
             repeated = self._images.setdefault(stem + middle, (stem, member.offset_data, member.size))
             self.others["repeated names"] += repeated[1] != member.offset_data
         elif suffix in (".cls", ".json"):
-            self._labels.setdefault(stem + middle, _label(suffix, _content(tar, member)))
+            try:
+                label = _label(suffix, _content(tar, member))
+            except (ValueError, AttributeError, RecursionError):
+                label = None
+                self.others[f"{suffix} that cannot be read as labels"] += 1
+            self._labels.setdefault(stem + middle, label)
         else:
             self.others[suffix] += 1
 
@@ -209,10 +214,7 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def _label(suffix: str, content: bytes) -> Any:
-    """A number, text, or None where there is none."""
-    try:
-        text = content.decode().strip()
-        value = text if suffix == ".cls" else json.loads(text).get("label")
-        return int(value) if isinstance(value, str) and fullmatch(r"[+-]?\d{1,18}", value) else value
-    except (ValueError, AttributeError, RecursionError):
-        return None
+    """A number, text, or None where there is none. Raises what decoding does for content of another form."""
+    text = content.decode().strip()
+    value = text if suffix == ".cls" else json.loads(text).get("label")
+    return int(value) if isinstance(value, str) and fullmatch(r"[+-]?\d{1,18}", value) else value
