@@ -28,7 +28,7 @@ from barlow.objectives import BarlowTwinsLoss
 from barlow.plan import make_plan, split_indices
 from barlow.ranks import Ranks
 from barlow.run import Run
-from barlow.training.room import Room
+from barlow.training.memory import StepMemory
 from barlow.training.trainer import Trainer
 
 BASELINES = list(METHODS)[2:]
@@ -280,9 +280,9 @@ def test_settings_reach_the_method_and_are_said(settings: dict[str, Any], said: 
 def test_the_memory_estimate_counts_head_slow_network_and_queue(discs: Path) -> None:
     def weights_of(**settings: Any) -> int:
         trainer, _ = prepared(discs, **settings)
-        room = Room(trainer.config, trainer.plan, trainer.network, trainer.method, [(1, 16, 16)] * 3)
-        assert len(room.shapes) == (3 if settings["method"] == "barlow-twins" else 2)
-        return room.estimate().weights
+        memory = StepMemory(trainer.config, trainer.plan, trainer.network, trainer.method, [(1, 16, 16)] * 3)
+        assert len(memory.shapes) == (3 if settings["method"] == "barlow-twins" else 2)
+        return memory.estimate().weights
 
     def size(module: nn.Module) -> int:
         return sum(t.nbytes for t in module.state_dict().values())
@@ -296,7 +296,7 @@ def test_the_memory_estimate_counts_head_slow_network_and_queue(discs: Path) -> 
 
 
 TOGETHER = """
-from barlow.training import room
+from barlow.training import memory
 data, out, port, methods = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
 
 def encoder():
@@ -308,7 +308,7 @@ def in_float64():
     build, layout = trainer.Trainer._build_network, trainer.to_layout
     trainer.Trainer._build_network = lambda self, _: build(self, encoder()).double()
     trainer.to_layout = lambda batch: layout(batch.double())
-    room.Room.describe = lambda self, micro_batch: "not estimated"  # which takes float32
+    memory.StepMemory.describe = lambda self, micro_batch: "not estimated"  # which takes float32
 
 codes = []
 for name, extra in methods:

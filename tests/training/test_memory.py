@@ -18,12 +18,9 @@ from barlow.training.memory import (
     MemoryEstimate,
     NotEstimated,
     available_bytes,
-    choose_micro_batch,
     estimate_memory,
     is_out_of_memory,
     loss_bytes,
-    oom_advice,
-    usable_bytes,
 )
 
 GIB = 2**30
@@ -198,26 +195,6 @@ def test_the_estimate_is_within_a_tenth_of_the_peak_of_a_real_step() -> None:
     assert 0.9 * real < estimated < 1.1 * real
 
 
-def test_the_largest_micro_batch_that_fits_is_chosen() -> None:
-    def needed(size: int) -> int:
-        return GIB + size * GIB // 8
-
-    assert choose_micro_batch(needed, 100, 64 * GIB) == 100
-    assert choose_micro_batch(needed, 100, 9 * GIB) == 50
-    assert choose_micro_batch(needed, 100, 5 * GIB) == 25
-    assert choose_micro_batch(needed, 100, 1 * GIB) == 2
-
-
-def test_advice_is_one_line_with_the_first_three_settings_that_fit() -> None:
-    sizes = {"--batch-size 128": 30, "--micro-batch 64": 9, "--projector 512 512": 20, "--image-size 96": 5, "--x": 1}
-    advice = oom_advice({flag: lambda s=size: s * GIB for flag, size in sizes.items()}, 10 * GIB)  # type: ignore[misc]
-    assert advice == (
-        "out of memory: the device has room for 10.00 GiB. Would fit: --micro-batch 64 (about 9.00 GiB), "
-        "or --image-size 96 (about 5.00 GiB), or --x (about 1.00 GiB)."
-    )
-    assert "None of the usual settings" in oom_advice({"--batch-size 2": lambda: 99 * GIB}, 10 * GIB)
-
-
 @pytest.mark.parametrize(
     ("error", "answer"),
     [
@@ -261,10 +238,6 @@ def test_the_containers_limit_counts_without_its_page_cache(tmp_path: Path) -> N
     membership = tmp_path / "membership"
     membership.write_text("0::/pod/box\n4:memory:/job\n3:cpuset:/elsewhere\n2:cpu,cpuacct:/\n")
     assert sorted(group_rooms(tmp_path, membership)) == [500, 4000]
-
-
-def test_part_of_the_free_memory_is_left_to_the_allocator() -> None:
-    assert (usable_bytes("cpu", 10 * GIB), usable_bytes("cuda:1", 10 * GIB)) == (7 * GIB, 9 * GIB)
 
 
 def test_the_cpu_has_what_the_tighter_of_machine_and_container_leaves(monkeypatch: pytest.MonkeyPatch) -> None:

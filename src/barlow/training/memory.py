@@ -9,10 +9,10 @@ import math
 import os
 import re
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,46 +21,140 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from barlow.config import PretrainConfig
 from barlow.data.memory import group_rooms, local_ranks
+from barlow.errors import InputError
+from barlow.methods.method import Method
+from barlow.methods.mixed_barlow_twins import MixedBarlowTwins
+from barlow.models.network import TwinNetwork
 from barlow.models.sync_norm import GlobalBatchNorm
+from barlow.plan import Plan, choose_optimizer
 from barlow.training.gradient_cache import part_sizes
+from barlow.views import Recipe, ViewRecipe
 
 STATES_PER_WEIGHT = {"muon": 1, "adamw": 2, "adam": 2, "lars": 1, "sgd": 1}
-# Share of the free memory that tensors can fill. Measured on the CPU, where glibc's allocator fragments: ResNet-18 at
-# 32 px, batch 96, took 1.23 (channels last) and 1.43 times the estimate, and 1.04 times with every tensor in a mapping
-# of its own (tests/training/test_memory.py). GPUs keep some for workspaces.
+# Share of the free memory that tensors can fill. On the CPU glibc's allocator fragments: ResNet-18 at 32 px took up to
+# 1.43 times the estimate, and 1.04 times with every tensor in a mapping of its own. GPUs keep some for workspaces.
 USABLE_SHARE = {"cpu": 0.7, "cuda": 0.9, "mps": 0.8}
+# oneDNN names no reason when it finds no room for a kernel; an operation that it lacks ends in "primitive descriptor".
+NO_MEMORY = re.compile(
+    "out of memory|can't allocate memory|cannot allocate memory|not enough memory|bad_alloc"
+    "|could not create a (primitive(?! descriptor)|memory)"
+)
 
 
 class NotEstimated(Exception):  # noqa: N818  a run can do without
     """The network does not run on tensors without data; the text says why, in a few words."""
 
 
-@dataclass(frozen=True)
-class MemoryEstimate:
-    """Bytes on one rank's device at the peak of a step."""
+class MemoryEstimate(NamedTuple):
+    """Bytes on one rank's device at the peak of a step; `activations` and `projector` wait for the backward pass."""
 
     weights: int
-    """weights and buffers, and their moving average"""
     optimizer: int
-    """momenta"""
     gradients: int
     activations: int
-    """what the encoder's forward passes leave for the backward pass"""
     projector: int
-    """the same for the projector, embeddings included"""
     loss: int
-    """standardised embeddings and correlation or Gram matrices, with their gradients"""
     workspace: int
-    """temporaries of the passes beyond what they leave"""
 
     @property
     def total(self) -> int:
-        return sum(getattr(self, field.name) for field in fields(self))
+        return sum(self)
 
     def __str__(self) -> str:
-        parts = ", ".join(f"{field.name} {gib(getattr(self, field.name))}" for field in fields(self))
-        return f"{gib(self.total)} ({parts})"
+        return f"{gib(self.total)} ({', '.join(f'{name} {gib(size)}' for name, size in self._asdict().items())})"
+
+
+class StepMemory:
+    """The memory of one step of a run, for its own settings and for others.
+
+    Made when network and data are on the device and nothing else of a step is: after a failed step the free memory
+    would be less, because momenta are allocated and the traceback holds activations.
+    """
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        plan: Plan,
+        network: TwinNetwork,
+        method: Method,
+        shapes: Sequence[tuple[int, ...]],
+    ) -> None:
+        self.config, self.plan, self.method, self.encoder = config, plan, method, network.encoder
+        self.projector = network.projector if network.head is None else nn.Sequential(network.projector, network.head)
+        self.shapes = list(shapes) if method.takes_all_views else list(shapes[:2])
+        if isinstance(method, MixedBarlowTwins):
+            self.shapes.append(self.shapes[0])
+        remembered = sum(tensor.nbytes for tensor in method.memory.state_dict().values())
+        self.weights = weight_bytes(self.encoder, self.projector, ema=config.model.ema is not None) + remembered
+        self.available = available_bytes(plan.device) + self.weights
+        self.usable = int(USABLE_SHARE[torch.device(plan.device).type] * self.available)
+
+    def estimate(self, *, batch: int | None = None, micro_batch: int | None = None) -> MemoryEstimate:
+        """Bytes of a step on one rank. Raises NotEstimated where the encoder does not run without data."""
+        batch = batch or self.plan.local_batch
+        estimate = estimate_memory(
+            self.encoder,
+            self.projector,
+            view_shapes=self.shapes,
+            batch=batch,
+            micro_batch=micro_batch,
+            world_size=self.plan.world_size,
+            device=self.plan.device,
+            precision=self.plan.precision,
+            optimizer=choose_optimizer(self.config.optimizer.optimizer, self.plan.encoder),
+            form=self.config.objective.form,
+            ema=self.config.model.ema is not None,
+        )
+        # Contrastive losses compare the samples of two views in a matrix of scores, with its softmax and gradient.
+        contrasted = 3 * 4 * (2 * batch) * self.method.compared_samples()
+        return estimate._replace(weights=self.weights, loss=estimate.loss + contrasted)
+
+    def micro_batch(self) -> int | None:
+        """`--micro-batch` as it is, or for `auto` the largest of batch, batch/2, batch/4, ... that fits; None for all.
+
+        Raises InputError for `auto` where a step cannot be estimated.
+        """
+        setting, batch = self.config.training.micro_batch, self.plan.local_batch
+        if setting != "auto":
+            return None if setting is None else int(setting)
+        size: int | None = None
+        try:
+            while size != 2 and self.estimate(micro_batch=size).total > self.usable:
+                size = max(2, -(-(size or batch) // 2))
+        except NotEstimated as error:
+            raise InputError(f"--micro-batch auto cannot tell what fits ({error}); give a number instead") from error
+        return None if size == batch else size
+
+    def describe(self, micro_batch: int | None) -> str:
+        """One line for the person who starts the run."""
+        micro = f", micro-batches of {micro_batch}" if micro_batch else ""
+        try:
+            return f"about {self.estimate(micro_batch=micro_batch)} of {gib(self.available)}{micro}"
+        except NotEstimated as error:
+            return f"not estimated ({error}); the device has {gib(self.available)}{micro}"
+
+    def advice(self) -> str:
+        """One line after memory ran out: three smaller micro-batches, where the method can, or batches that fit."""
+        batch, settings, fitting = self.plan.local_batch, dict[str, dict[str, int]](), list[str]()
+        for share in (2, 4, 8, 16):
+            micro = min(batch, self.micro_batch() or batch) // share
+            if micro >= 2 and self.method.is_lean(self.config.objective):
+                settings[f"--micro-batch {micro}"] = {"micro_batch": micro}
+            if batch // share >= 2:
+                settings[f"--batch-size {batch // share * self.plan.world_size}"] = {"batch": batch // share}
+        start = f"out of memory: the device has room for {gib(self.usable)}."
+        try:
+            for flags, sizes in settings.items():
+                needed = self.estimate(**sizes).total
+                if needed <= self.usable and len(fitting) < 3:
+                    fitting.append(f"{flags} (about {gib(needed)})")
+        except NotEstimated:
+            return f"{start} Try {' or '.join(list(settings)[:2])}."
+        if not fitting:
+            return f"{start} None of the usual settings would fit: use a smaller encoder, image size or projector."
+        return f"{start} Would fit: {', or '.join(fitting)}."
 
 
 def estimate_memory(
@@ -87,7 +181,7 @@ def estimate_memory(
     passes = [(shape, batch) for shape in view_shapes]
     if micro_batch is not None and micro_batch < batch:
         passes = [(max(view_shapes, key=math.prod), max(part_sizes(batch, micro_batch)))]
-    encoder_bytes, projector_bytes, peak, width = _measured(encoder, projector, passes, device, precision)
+    encoder_bytes, projector_bytes, peak, width = _measure(encoder, projector, passes, device, precision)
     trained = sum(p.nbytes for p in {p for m in (encoder, projector) for p in m.parameters()} if p.requires_grad)
     held = encoder_bytes + projector_bytes
     if len(passes) < len(view_shapes) or micro_batch is not None:
@@ -119,6 +213,18 @@ def loss_bytes(views: int, samples: int, width: int, form: str = "auto") -> int:
     return 4 * (3 * views * samples * width + 2 * matrices * side * side)
 
 
+def view_shapes(recipe: Recipe, plan: Plan) -> list[tuple[int, ...]]:
+    """Shape of a sample in every view that the recipe makes."""
+    if plan.kind == "table":
+        return [(plan.channels,)] * recipe.view_count
+    if plan.kind == "signal":
+        return [(plan.channels, plan.spatial[1])] * recipe.view_count
+    sizes = [
+        view.size or plan.image_size for view in recipe.views if isinstance(view, ViewRecipe) for _ in range(view.count)
+    ]
+    return [(plan.channels, size, size) for size in sizes]
+
+
 def available_bytes(device: str) -> int:
     """Memory that a new process could still take on `device`: the least of the machine's and the container's; the
     CPU's is divided by the ranks of the machine."""
@@ -131,40 +237,19 @@ def available_bytes(device: str) -> int:
     return min([_machine_bytes(), *group_rooms()]) // local_ranks()
 
 
-def usable_bytes(device: str, available: int) -> int:
-    """What a step's tensors may take of `available` bytes."""
-    return int(USABLE_SHARE[torch.device(device).type] * available)
-
-
-def choose_micro_batch(needed: Callable[[int], int], batch: int, usable: int) -> int:
-    """The largest of batch, batch/2, batch/4, ... (rounded up, at least 2) whose `needed(micro_batch)` is `usable`."""
-    size = batch
-    while size > 2 and needed(size) > usable:
-        size = max(2, -(-size // 2))
-    return size
-
-
-def oom_advice(settings: Mapping[str, Callable[[], int]], usable: int, *, most: int = 3) -> str:
-    """One line: the first three of `settings` (flags, mapped to the bytes a step would then need) that fit."""
-    fitting: list[str] = []
-    for flags, needed in settings.items():
-        size = needed()
-        if size <= usable:
-            fitting.append(f"{flags} (about {gib(size)})")
-        if len(fitting) == most:
-            break
-    has = f"out of memory: the device has room for {gib(usable)}."
-    if not fitting:
-        return f"{has} None of the usual settings would fit: use a smaller encoder, image size or projector."
-    return f"{has} Would fit: {', or '.join(fitting)}."
-
-
-# oneDNN names no reason when it finds no room for a kernel; an operation that it lacks ends in "primitive descriptor".
-NO_MEMORY = re.compile(
-    "out of memory|can't allocate memory|cannot allocate memory|not enough memory|bad_alloc"
-    "|could not create a (primitive(?! descriptor)|memory)"
-)
-"""Words in the errors of torch, its libraries and the system when memory ran out."""
+@contextmanager
+def placing(device: str) -> Iterator[None]:
+    """A region that puts the network and its data on the device. Raises InputError where memory runs out in it."""
+    free = available_bytes(device)
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"out of memory: {device} had {gib(free)} for the network and what is kept beside it; use a smaller "
+            "encoder, --projector or --image-size, or end what else runs there"
+        ) from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -182,30 +267,24 @@ def gib(size: int) -> str:
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes of the storages that operations made and that are still alive: `live`, and at most `peak`."""
 
-    def __init__(self, known: Sequence[Tensor]) -> None:
+    def __init__(self, weights: Sequence[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
-        self._alive: dict[int, Any] = {}
-        self._known = [t.untyped_storage() for t in known]  # held, so that no id is used twice
-        self._known_ids = {s._cdata for s in self._known}
+        self._weights = [t.untyped_storage() for t in weights]  # held, so that no id is used twice
+        self._seen = {storage._cdata for storage in self._weights}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor):
-                self._count(leaf.untyped_storage())
+        for storage in (leaf.untyped_storage() for leaf in tree_leaves(out) if isinstance(leaf, Tensor)):
+            if storage._cdata not in self._seen:
+                self._seen.add(storage._cdata)
+                weakref.finalize(storage, self._free, storage._cdata, storage.nbytes())
+                self.live += storage.nbytes()
+                self.peak = max(self.peak, self.live)
         return out
 
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._alive or key in self._known_ids:
-            return
-        self._alive[key] = weakref.ref(storage, lambda _: self._free(key, size))
-        self.live += size
-        self.peak = max(self.peak, self.live)
-
     def _free(self, key: int, size: int) -> None:
-        del self._alive[key]
+        self._seen.discard(key)
         self.live -= size
 
 
@@ -222,12 +301,11 @@ class _LocalNorm(_BatchNorm):
         return out
 
 
-def _measured(
-    encoder: nn.Module, projector: nn.Module, passes: Sequence[tuple[tuple[int, ...], int]], device: str, precision: str
-) -> tuple[int, int, int, int]:
-    """As `_measure`; raises NotEstimated for whatever the caller's module raises for want of data."""
+@contextmanager
+def _data_not_needed() -> Iterator[None]:
+    """Raises NotEstimated for whatever the caller's module raises for want of data."""
     try:
-        return _measure(encoder, projector, passes, device, precision)
+        yield
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         raise NotEstimated("what the network does depends on the values it meets") from error
     except Exception as error:
@@ -243,7 +321,7 @@ def _measure(
     precision: str,
 ) -> tuple[int, int, int, int]:
     """Bytes left by the encoder's and by the projector's passes, peak with gradients, and the embeddings' width."""
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with _data_not_needed(), FakeTensorMode(allow_non_fake_inputs=True):
         network, tensors = _fake(nn.ModuleList([encoder, projector]), device)
         by_encoder = by_projector = 0
         with _LiveBytes(tensors) as tracker:
@@ -263,18 +341,15 @@ def _measure(
 
 def _fake(network: nn.ModuleList, device: str) -> tuple[nn.ModuleList, list[Tensor]]:
     """The network's structure over fake tensors on `device`, in training mode; the network itself is left alone."""
-    fakes = {id(t): _fake_tensor(t, device) for t in (*network.parameters(), *network.buffers())}
-    copied: nn.ModuleList = copy.deepcopy(network, dict(fakes)).train()  # the memo puts the fakes in place
+    fakes = dict[int, Tensor]()
+    for t in (*network.parameters(), *network.buffers()):
+        fake = torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=device)
+        fakes[id(t)] = nn.Parameter(fake, t.requires_grad) if isinstance(t, nn.Parameter) else fake
+    copied: nn.ModuleList = copy.deepcopy(network, {**fakes}).train()  # the memo puts the fakes in place
     norms: list[Any] = [m for m in copied.modules() if isinstance(m, nn.SyncBatchNorm | GlobalBatchNorm)]
     for norm in norms:
         norm.__class__ = _LocalNorm
     return copied, list(fakes.values())
-
-
-def _fake_tensor(tensor: Tensor, device: str) -> Tensor:
-    """Within a fake mode: the same shape and layout without data."""
-    fake = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
-    return nn.Parameter(fake, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fake
 
 
 def _machine_bytes() -> int:

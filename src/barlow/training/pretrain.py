@@ -39,9 +39,8 @@ from barlow.training.checkpoint import CheckpointError, CheckpointWriter, genera
 from barlow.training.distributed import joined
 from barlow.training.faults import Fault, save_replay
 from barlow.training.loop import Hooks, Meter, Record, train
-from barlow.training.memory import is_out_of_memory
+from barlow.training.memory import StepMemory, is_out_of_memory, placing, view_shapes
 from barlow.training.progress import ProgressDisplay
-from barlow.training.room import Room, placing, view_shapes
 from barlow.training.signals import SignalFlag
 from barlow.training.trackers import MetricsLog, open_trackers
 from barlow.training.trainer import Trainer
@@ -257,7 +256,7 @@ class _Session:
             images = _sample_images(source, train_rows, plan, seed=config.training.seed)
             for encoder in {self.trainer.network.encoder, self.trainer.encoder}:  # the trained one and its average
                 encoder.fit_first_layer(images.to(plan.device))
-        self.loader = self._open_loader(train_rows)  # before the room is measured: it may keep the data on the device
+        self.loader = self._open_loader(train_rows)  # it may keep data on the device: before memory is measured
         recipe = self.trainer.recipe
         if recipe.kind != plan.kind:
             raise InputError(
@@ -265,7 +264,7 @@ class _Session:
             )
         shapes = view_shapes(recipe, plan)
         self._check_views(recipe.name, shapes)
-        self.room = Room(config, plan, self.trainer.network, self.trainer.method, shapes)
+        self.memory = StepMemory(config, plan, self.trainer.network, self.trainer.method, shapes)
         self.trainer.micro_batch = self._agreed_micro_batch()
         self.meter = Meter()
         self.told: str | None = None
@@ -300,7 +299,7 @@ class _Session:
 
     def _agreed_micro_batch(self) -> int | None:
         """The smallest of all ranks': they must go through the network the same number of times."""
-        sizes = [size for size in self.team.gather(self.room.micro_batch()) if size is not None]
+        sizes = [size for size in self.team.gather(self.memory.micro_batch()) if size is not None]
         return min(sizes, default=None)
 
     def _open_loader(self, rows: np.ndarray) -> Loader:
@@ -408,7 +407,7 @@ class _Session:
             raise InputError(" ".join([first, *rest[-1:]])) from error
         except Exception as error:
             if is_out_of_memory(error):
-                raise InputError(self.room.advice()) from error
+                raise InputError(self.memory.advice()) from error
             if not is_of_compiler(error):
                 raise
             reason = str(error).strip().splitlines()[0]
@@ -539,7 +538,7 @@ class _Session:
             f"training   {config.training.epochs} epochs of {plan.steps_per_epoch} steps, batch {batch}, "
             f"{plan.precision} on {plan.device}, seed {config.training.seed}"
         )
-        say(f"memory     {self.room.describe(self.trainer.micro_batch)}")
+        say(f"memory     {self.memory.describe(self.trainer.micro_batch)}")
         if self.trainer.step:
             say(f"resuming   after step {self.trainer.step} of {plan.total_steps}")
         elif (expected := type(self.trainer.method).expected_loss(config, plan)) is not None:

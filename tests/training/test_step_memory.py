@@ -12,10 +12,9 @@ from barlow.config import config_from_settings
 from barlow.data import Loader, open_source
 from barlow.errors import InputError
 from barlow.plan import make_plan
-from barlow.training import room
-from barlow.training.memory import USABLE_SHARE
+from barlow.training import memory
+from barlow.training.memory import USABLE_SHARE, StepMemory
 from barlow.training.pretrain import pretrain
-from barlow.training.room import Room
 from barlow.training.trainer import Trainer
 from barlow.training.validation import Validator
 
@@ -27,14 +26,14 @@ def images() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (48, 16, 16, 3), dtype=np.uint8)
 
 
-def made(free: int, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Room:
-    """The room of a run on a device with `free` bytes once the network is on it, and none later."""
+def made(free: int, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> StepMemory:
+    """The memory of a run on a device with `free` bytes once the network is on it, and none later."""
     left = [free]
-    monkeypatch.setattr(room, "available_bytes", lambda _: left.pop() if left else 0)
+    monkeypatch.setattr(memory, "available_bytes", lambda _: left.pop() if left else 0)
     config = config_from_settings({**SMALL, **settings})
     plan = make_plan(config, open_source(images()))
     trainer = Trainer(config, plan)
-    return Room(config, plan, trainer.network, trainer.method, [(3, 16, 16)] * 2)
+    return StepMemory(config, plan, trainer.network, trainer.method, [(3, 16, 16)] * 2)
 
 
 def test_a_step_that_fits_the_empty_device_is_advised_though_the_failed_one_still_fills_it(
@@ -52,6 +51,15 @@ def test_auto_takes_the_whole_batch_when_it_fits_beside_the_weights_counted_once
     enough = int((whole.total + 1) / USABLE_SHARE["cpu"]) - whole.weights + 1
     assert made(enough, monkeypatch, micro_batch="auto").micro_batch() is None
     assert made(enough - GIB // 1024, monkeypatch, micro_batch="auto").micro_batch() is not None
+
+
+def test_auto_takes_the_largest_of_half_a_quarter_and_so_on_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    quarter = made(0, monkeypatch).estimate(micro_batch=4)
+    enough = int((quarter.total + 1) / USABLE_SHARE["cpu"]) - quarter.weights + 1
+    assert made(enough, monkeypatch, micro_batch="auto").micro_batch() == 4
+    assert made(0, monkeypatch, micro_batch="auto").micro_batch() == 2
+    assert made(0, monkeypatch, micro_batch="auto", batch_size=2).micro_batch() is None
+    assert "None of the usual settings would fit" in made(0, monkeypatch).advice()
 
 
 def test_a_run_in_micro_batches_is_advised_smaller_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +116,7 @@ def test_data_that_the_loader_keeps_is_not_counted_as_room(
         return opened[0]
 
     monkeypatch.setattr("barlow.training.pretrain.Loader", opening)
-    monkeypatch.setattr(room, "available_bytes", lambda _: (8 if opened else 10) * GIB)
+    monkeypatch.setattr(memory, "available_bytes", lambda _: (8 if opened else 10) * GIB)
     pretrain(images(), tmp_path / "run", **SMALL)
     assert "of 8.0" in " ".join(capsys.readouterr().err.split())
 
