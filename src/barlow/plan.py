@@ -123,7 +123,7 @@ def make_plan(
         mean=_per_channel("mean", config.data.mean, about.mean, channels),
         std=_per_channel("std", config.data.std, unit_of_each_channel(about.mean, about.std), channels),
         scale=255.0 if about.dtype == "uint8" else 1.0,
-        recipe=config.views.recipe if config.views.recipe != "auto" else choose_recipe(source, about, channels, size),
+        recipe=config.views.recipe if config.views.recipe != "auto" else choose_recipe(source, channels, size),
         encoder=encoder,
         lambd=config.objective.lambd if config.objective.lambd is not None else choose_lambd(config),
         lr=lr,
@@ -180,7 +180,7 @@ def unit_of_each_channel(mean: tuple[float, ...], std: tuple[float, ...]) -> tup
     return tuple(s if s > resolution * abs(m) else abs(m) or spare for m, s in zip(mean, std, strict=True))
 
 
-def choose_recipe(source: Source, about: Description, channels: int, size: int) -> str:
+def choose_recipe(source: Source, channels: int, size: int) -> str:
     """The recipe that fits the kind of data: the papers' for photos, none that destroys what a digit means."""
     if source.kind != "image":
         return source.kind

@@ -74,7 +74,7 @@ def make_plan(
     own = {**study.settings, **(study.small if budget == "small" else {})}
     data, cells = data_identity(source), []
     about = describe(source)
-    recipe = choose_recipe(source, about, about.channels, choose_image_size(about))
+    recipe = choose_recipe(source, about.channels, choose_image_size(about))
     for levels, varied in grid(axes):
         config = config_from_settings(_on_recipe({**BUDGETS[budget], **own, **given, **varied}, recipe))
         check_names(config)

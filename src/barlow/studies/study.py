@@ -3,15 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from types import MappingProxyType
 from typing import Any, Literal
 
 from barlow.studies.claims import Claim
 
 Settings = Mapping[str, Any]
 Levels = Mapping[str, str]  # axis -> level
-
-NOTHING: Settings = MappingProxyType({})
 
 
 @dataclass(frozen=True)
