@@ -44,6 +44,10 @@ class Run:
             )
         object.__setattr__(self, "path", folder)
 
+    def __fspath__(self) -> str:
+        """The folder, so that a run is taken wherever a path is."""
+        return str(self.path)
+
     @property
     def name(self) -> str:
         """The folder's name."""

@@ -1,9 +1,10 @@
 """The encoder on disk: weights in safetensors, everything else in a JSON beside them; strict both ways."""
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -15,9 +16,6 @@ from barlow.files import read_json, user_path, write_bytes, write_json
 from barlow.models.encoders import Architecture, Encoder, build_encoder
 from barlow.models.preprocess import Preprocess
 from barlow.records import EncoderRecord, exact, typed
-
-if TYPE_CHECKING:
-    from barlow.run import Run
 
 WEIGHTS, FACTS = "encoder.safetensors", "encoder.json"
 FORMAT = 1
@@ -50,7 +48,7 @@ def backbone_weights(encoder: Encoder) -> dict[str, Tensor]:
     return {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
 
 
-def load_encoder(source: "Run | str | Path", module: nn.Module | None = None) -> Encoder:
+def load_encoder(source: str | os.PathLike[str], module: nn.Module | None = None) -> Encoder:
     """An encoder in eval mode with `.feature_dim`, `.preprocess` and `.facts`.
 
     `source` is a run, a run folder, a folder with the two files, or the `.safetensors` file itself. An encoder
@@ -75,8 +73,8 @@ def load_encoder(source: "Run | str | Path", module: nn.Module | None = None) ->
     return encoder.eval()
 
 
-def _weights_file(source: "Run | str | Path") -> Path:
-    path = user_path(source) if isinstance(source, str | Path) else source.path
+def _weights_file(source: str | os.PathLike[str]) -> Path:
+    path = user_path(source)
     weights = path / WEIGHTS if path.is_dir() else path
     if not weights.is_file():
         raise InputError(f"no encoder at {path}: expected a run folder or a .safetensors file")

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,10 +35,8 @@ from barlow.evaluation import extract, nearest
 from barlow.files import read_json, write_json, written
 from barlow.models import Encoder, Preprocess
 from barlow.records import typed
-
-if TYPE_CHECKING:
-    from barlow.run import Run
-    from barlow.views import ViewMaker
+from barlow.run import Run
+from barlow.views import ViewMaker
 
 FORMAT = 1
 ARRAYS, FACTS = "gallery.npz", "gallery.json"
@@ -110,11 +108,11 @@ class Gallery:
 
 
 def make_gallery(
-    run: "Run",
+    run: Run,
     source: Source,
     encoder: Encoder,
     *,
-    maker: "ViewMaker | None" = None,
+    maker: ViewMaker | None = None,
     indices: Sequence[int] | None = None,
     points: int = 4000,
     layout: str = "tsne",
@@ -298,7 +296,7 @@ def _stored(picture: bytes) -> npt.NDArray[np.uint8]:
     return np.frombuffer(picture, np.uint8)
 
 
-def _views(source: Source, maker: "ViewMaker", ids: Ints, seed: int, shown: Preprocess) -> Tensor:
+def _views(source: Source, maker: ViewMaker, ids: Ints, seed: int, shown: Preprocess) -> Tensor:
     """The first two views uint8 `[2, P, 3, s, s]` of a few random images, as the encoder gets them in epoch 0."""
     sample_ids = np.sort(np.random.default_rng(seed).permutation(ids)[:VIEW_PAIRS])
     views = [maker(source.read(int(i))[None], torch.tensor([int(i)]), 0)[:2] for i in sample_ids]

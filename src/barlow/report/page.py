@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -17,9 +16,7 @@ from barlow.files import COMMENT, write_text
 from barlow.numbers import flat, plain
 from barlow.report import evidence, health, pictures
 from barlow.report.record import RunRecord, method, read_record
-
-if TYPE_CHECKING:
-    from barlow.run import Run
+from barlow.run import Run
 
 MOST_RUNS = 8  # as many as there are series colours
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -32,7 +29,7 @@ PAGES = Environment(
 )
 
 
-def write_report(runs: "Sequence[Run]", out: Path) -> Path:
+def write_report(runs: Sequence[Run], out: Path) -> Path:
     """Write the page that tells, of one run or several side by side: is the encoder good, is it healthy, what
     was trained on what. It needs no network and no other file. Returns `out`.
 

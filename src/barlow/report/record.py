@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from barlow.evaluation import ahead, protocol_title
 from barlow.files import read_json
@@ -11,10 +11,7 @@ from barlow.models.files import FACTS as ENCODER
 from barlow.records import EncoderRecord, Evaluation, Facts, Health
 from barlow.report.charts import Line
 from barlow.report.gallery import Gallery, read_gallery
-from barlow.run import CONFIG
-
-if TYPE_CHECKING:
-    from barlow.run import Run
+from barlow.run import CONFIG, Run
 
 BASELINES = {"random-init": "Random init", "raw-pixels": "Raw pixels"}
 
@@ -42,7 +39,7 @@ class RunRecord:
         return self.config.get(section, {}).get(name)
 
 
-def read_record(run: "Run", colour: int) -> RunRecord:
+def read_record(run: Run, colour: int) -> RunRecord:
     """Read the folder. The configuration is taken as it is, so that runs of older versions can be shown too."""
     lines = run.metrics()
     kinds = {kind: [line for line in lines if line["kind"] == kind] for kind in ("epoch", "step", "validation")}
