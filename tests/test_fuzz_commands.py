@@ -98,7 +98,7 @@ def lines(place: Path, new: Path) -> Iterator[list[str]]:
         if at % 4 == 3 and command in POSITIONALS:
             base[draw.randrange(POSITIONALS[command])] = draw.choice((*TEXTS, *paths(place)))
         if flag == "--out":
-            values = [path for path in paths(place) if not Path(path[:250].replace("\0", "")).exists()]
+            values = paths(place)
         if command == "demo" and not number:
             flag, values = "--seed", NUMBERS[3:]  # an --out alone would run the demo
         yield [command, *base, flag, draw.choice(values)]

@@ -189,7 +189,9 @@ def data_folder() -> Path:
 
 
 def user_path(text: str | os.PathLike[str]) -> Path:
-    """The path with `~` and `~name` expanded. Raises InputError for a person this machine does not know."""
+    """The path with `~` and `~name` expanded. Raises InputError for an unknown person, and for a zero byte in it."""
+    if "\0" in os.fspath(text):
+        raise InputError(f"{os.fspath(text)!r} holds a zero byte, which no path may")
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
