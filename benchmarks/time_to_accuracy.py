@@ -105,7 +105,7 @@ def features(encoder: nn.Module, images: Tensor) -> np.ndarray:
     """Encoder features [N, F] of one view, the image itself."""
     encoder.eval()
     with autocast("cpu", "bfloat16"):
-        parts = [encoder(to_layout(normalised(part))).float() for part in torch.split(images, 500)]  # type: ignore[no-untyped-call]
+        parts = [encoder(to_layout(normalised(part))).float() for part in torch.split(images, 500)]
     return torch.cat(parts).numpy()
 
 

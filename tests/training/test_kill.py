@@ -26,6 +26,7 @@ SETTINGS = [
 
 KILLS = """
 data, out, seed, kills, settings = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5:]
+from barlow import files
 from barlow.training import loop, pretrain, trackers, validation
 
 MOMENTS = {
@@ -35,7 +36,7 @@ MOMENTS = {
     "log": (trackers.MetricsLog, "log"),
     "copy": (checkpoint, "snapshot"),
     "write": (checkpoint, "_write"),
-    "rename": (checkpoint, "_sync_folder"),
+    "rename": (files, "_sync_folder"),
     "link": (checkpoint, "_link"),
     "prune": (checkpoint, "_prune"),
     "validate": (validation.Validator, "__call__"),
