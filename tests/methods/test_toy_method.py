@@ -1,5 +1,7 @@
 """A method is one file: this one, named in METHODS, trains, resumes, is evaluated and reported."""
 
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from barlow import evaluate, pretrain, write_report
+from barlow import Run, evaluate, pretrain, write_report
 from barlow.config import PretrainConfig
 from barlow.evaluation import KNN
 from barlow.methods import METHODS
@@ -45,13 +47,27 @@ def test_a_method_of_one_file_trains_resumes_is_evaluated_and_reported(
     monkeypatch.setitem(sys.modules, "barlow.methods.toy", sys.modules[__name__])
     monkeypatch.setitem(METHODS, "toy", "toy.Toy")
     settings = {"encoder": "resnet10-narrow", "projector": (16, 16), "batch_size": 16, "epochs": 2, "device": "cpu"}
-    run = pretrain(discs, tmp_path / "run", method="toy", quiet=True, **settings)  # type: ignore[arg-type]
-    plan = plan_from_dict(run.facts)
+    left_alone = pretrain(discs, tmp_path / "left-alone", method="toy", quiet=True, **settings)  # type: ignore[arg-type]
+    plan = plan_from_dict(left_alone.facts)
     assert plan.lr == pytest.approx(0.003 * 16 / 256)
-    again = pretrain(discs, run.path, resume=True, quiet=True)
-    state = load_latest(again.path / "checkpoints")
-    assert state is not None
-    assert int(state["trainer"]["method"]["counter.num_batches_tracked"]) == plan.total_steps
+    after_step = Toy.after_step
+
+    def stop_in_third_step(self: Toy, network: TwinNetwork, step: int, skip: Tensor) -> None:
+        after_step(self, network, step, skip)
+        if int(self.count) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch, pytest.raises(Exception, match="interrupted after saving"):
+        patch.setattr(Toy, "after_step", stop_in_third_step)
+        pretrain(discs, tmp_path / "run", method="toy", quiet=True, **settings)  # type: ignore[arg-type]
+    assert Run(tmp_path / "run").facts["status"] == "interrupted"
+    run = pretrain(discs, tmp_path / "run", resume=True, quiet=True)
+    trained, resumed = (load_latest(folder.path / "checkpoints") for folder in (left_alone, run))
+    assert trained is not None
+    assert resumed is not None
+    assert int(resumed["trainer"]["method"]["counter.num_batches_tracked"]) == plan.total_steps > 3
+    for name, value in trained["trainer"]["network"].items():
+        assert torch.equal(value, resumed["trainer"]["network"][name]), name
     labelled = tmp_path / "labelled"
     for name in ("a", "b"):
         (labelled / name).mkdir(parents=True)
