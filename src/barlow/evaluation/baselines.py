@@ -14,11 +14,11 @@ from barlow.errors import InputError
 from barlow.evaluation.features import BATCH_SIZE, device_of, extract, preprocess_of, read_images
 from barlow.evaluation.frozen import eval_mode
 from barlow.models import Architecture, Encoder, build_encoder
+from barlow.models.whitenet import FIRST_LAYER_IMAGES
 
 PIXEL_SIDE = 32
 """Larger images are averaged down to this many pixels a side before their pixels are used as features."""
 
-CALIBRATION_FIRST_LAYER = 500
 CALIBRATION_IMAGES = 2048
 """Training images whose BatchNorm statistics an untrained network is given."""
 
@@ -114,7 +114,7 @@ def calibrate(encoder: Encoder, source: Source, indices: NDArray[np.int64], *, s
             layer.train()
         preprocess = preprocess_of(encoder)
         if encoder.first_layer_fits_data:  # as training does before its first step
-            images, _ = read_images(source, rows[:CALIBRATION_FIRST_LAYER], preprocess, workers=workers)
+            images, _ = read_images(source, rows[:FIRST_LAYER_IMAGES], preprocess, workers=workers)
             encoder.fit_first_layer(preprocess(torch.cat(images).to(device_of(encoder))))
         for start in range(0, len(rows) - size + 1, size) if layers else ():
             images, _ = read_images(source, rows[start : start + size], preprocess, workers=workers)

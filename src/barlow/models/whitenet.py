@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 PATCH = 2  # pixels a side of the patches that the first layer whitens
+FIRST_LAYER_IMAGES = 500  # that the directions are taken from; more do not change those of small patches
 MOST_DIRECTIONS = 32  # principal directions that it keeps; more of many-channel images are noise
 FLOOR = 5e-4  # added to the eigenvalues of normalised patches, so that flat directions are not blown up
 

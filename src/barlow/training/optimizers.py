@@ -16,7 +16,31 @@ OPTIMIZERS = ("muon", "lars", "adamw", "adam", "sgd")
 FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")  # where torch has fused Adam, AdamW and SGD
 
 
-class LARS(Optimizer):
+class GuardedOptimizer(Optimizer):
+    """An optimizer that leaves everything as it is where `found_inf`, torch's protocol, is not zero."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        skip: Tensor | None = getattr(self, "found_inf", None)  # torch's protocol: nonzero means leave all as it is
+        if skip is not None and skip.device.type == "cpu":
+            if skip.item():
+                return loss
+            skip = None
+        for group in self.param_groups:
+            trained = [p for p in group["params"] if p.grad is not None]
+            self._move_group(group, trained, skip)
+        return loss
+
+    def _move_group(self, group: dict[str, Any], trained: list[Tensor], skip: Tensor | None) -> None:
+        """Move a group's parameters that have a gradient; `skip` is on a device that decides for itself, or None."""
+        raise NotImplementedError
+
+
+class LARS(GuardedOptimizer):
     """Layer-wise adaptive rate scaling (arXiv 1708.03888) with the semantics of Barlow Twins' released code.
 
     For a weight p with gradient g:  d = g + weight_decay * p;  d *= eta * ||p|| / ||d||  (1 where a norm is 0);
@@ -33,24 +57,11 @@ class LARS(Optimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "eta": eta})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        skip: Tensor | None = getattr(self, "found_inf", None)  # torch's protocol: nonzero means leave all as it is
-        if skip is not None and skip.device.type == "cpu":
-            if skip.item():
-                return loss
-            skip = None
-        for group in self.param_groups:
-            trained = [p for p in group["params"] if p.grad is not None]
-            weights = [p for p in trained if p.ndim > 1]
-            others = [p for p in trained if p.ndim <= 1]
-            self._move(weights, _adapted(weights, group["weight_decay"], group["eta"]), group, skip)
-            self._move(others, [p.grad for p in others if p.grad is not None], group, skip)
-        return loss
+    def _move_group(self, group: dict[str, Any], trained: list[Tensor], skip: Tensor | None) -> None:
+        weights = [p for p in trained if p.ndim > 1]
+        others = [p for p in trained if p.ndim <= 1]
+        self._move(weights, _adapted(weights, group["weight_decay"], group["eta"]), group, skip)
+        self._move(others, [p.grad for p in others if p.grad is not None], group, skip)
 
     def _move(
         self, parameters: list[Tensor], directions: list[Tensor], group: dict[str, Any], skip: Tensor | None
@@ -98,7 +109,7 @@ def _adapted(weights: list[Tensor], weight_decay: float, eta: float) -> list[Ten
     return updates
 
 
-class Muon(Optimizer):
+class Muon(GuardedOptimizer):
     """Momentum orthogonalised by Newton-Schulz iterations for matrices and filters, AdamW for everything else.
 
     A weight p of two or more dimensions is seen as a matrix of its outputs against all its inputs, [m, n]; a filter
@@ -113,23 +124,10 @@ class Muon(Optimizer):
     def __init__(self, params: Iterable[Any], lr: float, weight_decay: float = 0.0, momentum: float = 0.9) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        skip: Tensor | None = getattr(self, "found_inf", None)  # torch's protocol: nonzero means leave all as it is
-        if skip is not None and skip.device.type == "cpu":
-            if skip.item():
-                return loss
-            skip = None
-        for group in self.param_groups:
-            trained = [p for p in group["params"] if p.grad is not None]
-            for weight in (p for p in trained if p.ndim > 1):
-                self._orthogonal_step(weight, group, skip)
-            self._adam_step([p for p in trained if p.ndim <= 1], group, skip)
-        return loss
+    def _move_group(self, group: dict[str, Any], trained: list[Tensor], skip: Tensor | None) -> None:
+        for weight in (p for p in trained if p.ndim > 1):
+            self._orthogonal_step(weight, group, skip)
+        self._adam_step([p for p in trained if p.ndim <= 1], group, skip)
 
     def _orthogonal_step(self, weight: Tensor, group: dict[str, Any], skip: Tensor | None) -> None:
         assert weight.grad is not None  # the caller picks weights that have one

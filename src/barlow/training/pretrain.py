@@ -23,6 +23,7 @@ from barlow.evaluation.knn import TEMPERATURE, K
 from barlow.files import LOCK, locked, read_json, remove_leftovers, user_path, write_json
 from barlow.models import save_encoder
 from barlow.models.network import deterministic_kernels, is_of_compiler
+from barlow.models.whitenet import FIRST_LAYER_IMAGES
 from barlow.plan import (
     Plan,
     choose_device,
@@ -49,7 +50,6 @@ from barlow.training.validation import Validator, drawn
 CHECKPOINTS = "checkpoints"
 AGREE_EVERY = 10  # steps between the ranks' agreements on whether to stop
 MOST_NAMED = 10  # unreadable samples named on screen
-FIRST_LAYER_IMAGES = 500  # more do not change the directions of small patches
 MANY = 20_000  # samples whose decoding takes long enough to be announced
 MOST_ROWS = 10_000  # training rows kept to draw corrupted features from
 # Of a plan, between start and resume. The data are compared by content: a copy may lie elsewhere.
